@@ -1,0 +1,1 @@
+"""What runs on the workstation: the demo, graphs, status."""

@@ -1,0 +1,1 @@
+"""The federation protocol as a sans-I/O state machine; imports the standard library only."""
