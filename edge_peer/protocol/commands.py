@@ -1,0 +1,201 @@
+"""What a peer wants done: the only outputs of the protocol. The shell runs them in order.
+
+`SaveState` and `SaveModel` are durable (fsync) before the next command is run, because what follows may depend on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_peer.protocol.events import TrainingKey
+from edge_peer.protocol.messages import Document, ModelRef, Report, RunSettings, UpdateOffer
+from edge_peer.protocol.state import SavedState
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe to these kinds of every peer; again if subscribed, so that the broker sends retained ones anew."""
+
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """End the subscription to these kinds."""
+
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish a document under this peer's own topic, QoS 1; None clears the retained one."""
+
+    kind: str
+    document: Document | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishModel:
+    """Publish a global model that the shell holds; `retained` by the controller only."""
+
+    ref: ModelRef
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClearModel:
+    """Clear this peer's retained model."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishUpdate:
+    """Send the kept update with this offer as its metadata."""
+
+    offer: UpdateOffer
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write the state to disk, durably, before the next command."""
+
+    state: SavedState
+
+
+@dataclass(frozen=True, slots=True)
+class SaveModel:
+    """Write the model to disk, durably, before the next command."""
+
+    ref: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class KeepModels:
+    """Forget the vectors of all global models but these digests."""
+
+    digests: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUpdates:
+    """Forget the vectors of all received updates but these digests."""
+
+    digests: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTraining:
+    """Train on the own shard from the base model; answers with TrainingDone, then LocalEvaluated, or TrainingFailed."""
+
+    key: TrainingKey
+    settings: RunSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StartEvaluation:
+    """Evaluate a global model on the own test split; answers with ModelEvaluated. Runs before later work."""
+
+    ref: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTraining:
+    """The training with this key is of no use any more."""
+
+    key: TrainingKey
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Combine the kept updates; answers with AggregateReady or AggregateFailed.
+
+    Attributes:
+        updates: (peer, digest, examples), sorted by peer, so that every controller computes the same bytes.
+    """
+
+    term: int
+    run_id: str
+    round: int
+    base: str
+    updates: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRow:
+    """Append the round's row to this peer's CSV; the shell adds time, bytes and memory."""
+
+    run_id: str
+    term: int
+    round: int
+    role: str
+    controller: str
+    report: Report
+    evaluation_s: float
+    examples: int
+    train_loss: float | None
+    training_s: float | None
+    local: Report | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRound:
+    """Append to the controller's round log: what happened, and its fields as JSON values."""
+
+    run_id: str | None
+    event: str
+    fields: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """Write the final model and the run's effective settings beside the CSV."""
+
+    ref: ModelRef
+    settings: RunSettings
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus:
+    """One line for systemd and `edge-peer status`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for the log; `level` is a name of the logging module."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Flush what was published and end the process."""
+
+    reason: str
+    failed: bool = False
+
+
+Command = (
+    Subscribe
+    | Unsubscribe
+    | Publish
+    | PublishModel
+    | ClearModel
+    | PublishUpdate
+    | SaveState
+    | SaveModel
+    | KeepModels
+    | KeepUpdates
+    | StartTraining
+    | StartEvaluation
+    | CancelTraining
+    | Aggregate
+    | WriteRow
+    | LogRound
+    | RunFinished
+    | SetStatus
+    | Log
+    | Exit
+)

@@ -1,0 +1,156 @@
+"""What can happen to a peer: the only inputs of the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_peer.protocol.messages import Document, ModelRef, Report, UpdateOffer
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker accepted the connection; the protocol subscribes and says everything again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection is gone. `taken_over`: another process connected with this peer's id."""
+
+    taken_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentReceived:
+    """A decoded JSON document, or None where a retained one was cleared.
+
+    Attributes:
+        peer: Whose topic it came on: its only possible sender.
+        retained: The broker kept it from before this subscription; its sender may be gone since.
+    """
+
+    peer: str
+    kind: str
+    document: Document | None
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReceived:
+    """A global model arrived whole: digest, size and finite values are checked; the shell keeps its vector."""
+
+    peer: str
+    ref: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReceived:
+    """An update arrived; the shell keeps its vector under the offer's digest.
+
+    Attributes:
+        problem: What is wrong with its vector (shape, dtype, values, norm), or empty.
+    """
+
+    peer: str
+    offer: UpdateOffer
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingKey:
+    """One training: the same key, whoever is controller, gives the same update."""
+
+    run_id: str
+    round: int
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingDone:
+    """The update is ready and kept by the shell under `digest`."""
+
+    key: TrainingKey
+    digest: str
+    examples: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEvaluated:
+    """The just trained local model was evaluated on the peer's own test split."""
+
+    key: TrainingKey
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """Training ended without an update: the loss diverged, the shard cannot be read, ..."""
+
+    key: TrainingKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvaluated:
+    """A global model was evaluated on the peer's own test split."""
+
+    ref: ModelRef
+    report: Report
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateReady:
+    """The mean of the accepted updates is computed and kept by the shell under `sha256`."""
+
+    term: int
+    run_id: str
+    round: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateFailed:
+    """The accepted updates could not be combined."""
+
+    term: int
+    run_id: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """The board's state changed what it can take on: a full disk, heat. `note` says why, empty when it is well."""
+
+    train: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """The operator or systemd wants the process to end: resign, say goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """`Peer.next_deadline_s()` has passed."""
+
+
+Event = (
+    Connected
+    | Disconnected
+    | DocumentReceived
+    | ModelReceived
+    | UpdateReceived
+    | TrainingDone
+    | LocalEvaluated
+    | TrainingFailed
+    | ModelEvaluated
+    | AggregateReady
+    | AggregateFailed
+    | HealthChanged
+    | ShutdownRequested
+    | TimerFired
+)

@@ -1,0 +1,382 @@
+"""The documents that peers exchange, each with its JSON form and a decoder that trusts nothing.
+
+A decoder ignores fields that it does not know, so that a newer peer can add some; it refuses a document whose
+known fields are missing, of another type or out of range. Tensors travel beside these documents (`model`, `update`)
+with the fields of `ModelRef` or `UpdateOffer` as their metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edge_peer.errors import RemoteProtocolError
+from edge_peer.protocol.fields import Fields, parse_object
+from edge_peer.protocol.topics import EVALUATION, PRESENCE, ROUND, START, STOP, VOTE
+
+WAITING = "waiting"
+TRAINING = "training"
+FINISHED = "finished"
+STATES = frozenset({WAITING, TRAINING, FINISHED})
+STRATEGIES = frozenset({"all", "fraction", "fastest", "least_used"})
+SECONDS_MAX = 1e7
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A global model by its place and digest.
+
+    Attributes:
+        run_id: The run that it belongs to.
+        run_number: Runs of a federation are counted; a later run has a higher number.
+        round: How many rounds of the run are in it; 0 is the initial model.
+        term: The term of the controller that committed it.
+        sha256: Digest of the flat little-endian float32 vector.
+    """
+
+    run_id: str
+    run_number: int
+    round: int
+    term: int
+    sha256: str
+
+    @property
+    def order(self) -> tuple[int, str, int, int]:
+        """Later models compare higher: run, then round, then term."""
+        return (self.run_number, self.run_id, self.round, self.term)
+
+    @classmethod
+    def read(cls, fields: Fields) -> ModelRef:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            run_id=fields.name("run_id"),
+            run_number=fields.integer("run_number", 1),
+            round=fields.integer("round"),
+            term=fields.integer("term", 1),
+            sha256=fields.digest("sha256"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a run is made with; it travels in the round document, so that the next controller goes on alike.
+
+    Attributes:
+        rounds_max: The run ends after this many rounds.
+        target_accuracy: The run ends when the global model's accuracy reaches it (0..1); None: never.
+        epochs: Local epochs a round.
+        learning_rate: Of the trainers' SGD.
+        round_deadline_s: A round is closed after this time with the updates that are there.
+        updates_min: A round needs this many updates.
+        strategy: How trainers are picked: all, fraction, fastest or least_used.
+        fraction: The share of the trainers that a round takes, for every strategy but `all`.
+        update_norm_max: Largest L2 norm of an update's change against its base; 0: no bound.
+    """
+
+    rounds_max: int = 10
+    target_accuracy: float | None = None
+    epochs: int = 1
+    learning_rate: float = 0.1
+    round_deadline_s: float = 60.0
+    updates_min: int = 2
+    strategy: str = "all"
+    fraction: float = 1.0
+    update_norm_max: float = 0.0
+
+    @classmethod
+    def read(cls, fields: Fields) -> RunSettings:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            rounds_max=fields.integer("rounds_max", 1, 1_000_000),
+            target_accuracy=fields.number("target_accuracy", 0, 1) if fields.has("target_accuracy") else None,
+            epochs=fields.integer("epochs", 1, 1000),
+            learning_rate=fields.number("learning_rate", 0, 1e6),
+            round_deadline_s=fields.number("round_deadline_s", 0, SECONDS_MAX),
+            updates_min=fields.integer("updates_min", 1, 1_000_000),
+            strategy=fields.one_of("strategy", STRATEGIES),
+            fraction=fields.number("fraction", 0, 1),
+            update_norm_max=fields.number("update_norm_max", 0, 1e30),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a peer is and can do; the last will is this document with `online` false.
+
+    Attributes:
+        session: New at each start of the process; what an earlier session said is void.
+        score: Capability, higher is better; `parts` are the measurements that it is made of.
+        election: The newest term that this document was renewed for (newest model included).
+        finished: The highest number of a run that this peer knows as finished.
+        note: Why it refuses to control or to train, when it does.
+    """
+
+    session: str
+    online: bool
+    control: bool = False
+    train: bool = False
+    score: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    examples: int = 0
+    test_examples: int = 0
+    model_id: str = "none"
+    model_digest: str = "0" * 64
+    newest: ModelRef | None = None
+    wants_run: bool = False
+    election: int = 0
+    finished: int = 0
+    note: str = ""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Presence:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            session=fields.name("session"),
+            online=fields.flag("online"),
+            control=fields.flag("control"),
+            train=fields.flag("train"),
+            score=fields.number("score", 0, 1e9),
+            parts=fields.numbers("parts"),
+            examples=fields.integer("examples"),
+            test_examples=fields.integer("test_examples"),
+            model_id=fields.name("model_id"),
+            model_digest=fields.digest("model_digest"),
+            newest=ModelRef.read(fields.object("newest")) if fields.has("newest") else None,
+            wants_run=fields.flag("wants_run"),
+            election=fields.integer("election"),
+            finished=fields.integer("finished"),
+            note=fields.text("note"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A peer's one vote of a term, under the session that cast it."""
+
+    session: str
+    term: int
+    candidate: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> Vote:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(session=fields.name("session"), term=fields.integer("term", 1), candidate=fields.name("candidate"))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A peer's evaluation of one global model on its own test split."""
+
+    accuracy: float
+    loss: float
+    examples: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Report:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            accuracy=fields.number("accuracy", 0, 1),
+            loss=fields.number("loss", 0, 1e30),
+            examples=fields.integer("examples", 1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The controller's word: the state of the run. Sent again at every beat, which renews the controller's lease.
+
+    Attributes:
+        beat: Counts this controller's documents within its term; an older one never replaces a newer one.
+        round: The round that is being trained; after the end, the number of rounds done.
+        base: The global model that the round starts from; in `finished`, the final model.
+        attempt: 1 for a round's first opening.
+        deadline_s: Time left until the round is closed, when the document was published.
+        accepted: Digest of the accepted update of each peer, of this round.
+        closed_accepted: The same of the round before, so that its trainers can let go of their updates.
+        refused: Why an update of this round was refused, by peer.
+        missing: Why a peer is not in the round, or did not answer, by peer.
+        wanted: A model that `wanted_from` is asked to publish under its own topic.
+        reason: Why the run ended, or what the controller waits for.
+        accuracy: Accuracy of the newest evaluated global model, weighted by test examples.
+        reports: The final reports, in `finished`.
+        complete: All final reports are in, or overdue.
+    """
+
+    session: str
+    term: int
+    beat: int
+    state: str
+    model_id: str
+    model_digest: str
+    settings: RunSettings
+    run_id: str | None = None
+    run_number: int = 0
+    round: int = 0
+    base: ModelRef | None = None
+    attempt: int = 0
+    participants: tuple[str, ...] = ()
+    deadline_s: float = 0.0
+    accepted: dict[str, str] = field(default_factory=dict)
+    closed_accepted: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    wanted: str | None = None
+    wanted_from: str | None = None
+    reason: str = ""
+    accuracy: float | None = None
+    accuracy_round: int = 0
+    reports: dict[str, Report] = field(default_factory=dict)
+    complete: bool = False
+
+    @classmethod
+    def read(cls, fields: Fields) -> Round:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        document = cls(
+            session=fields.name("session"),
+            term=fields.integer("term", 1),
+            beat=fields.integer("beat"),
+            state=fields.one_of("state", STATES),
+            model_id=fields.name("model_id"),
+            model_digest=fields.digest("model_digest"),
+            settings=RunSettings.read(fields.object("settings")),
+            run_id=fields.name("run_id") if fields.has("run_id") else None,
+            run_number=fields.integer("run_number"),
+            round=fields.integer("round"),
+            base=ModelRef.read(fields.object("base")) if fields.has("base") else None,
+            attempt=fields.integer("attempt"),
+            participants=fields.names("participants"),
+            deadline_s=fields.number("deadline_s", 0, SECONDS_MAX),
+            accepted=fields.texts("accepted"),
+            closed_accepted=fields.texts("closed_accepted"),
+            refused=fields.texts("refused"),
+            missing=fields.texts("missing"),
+            wanted=fields.digest("wanted") if fields.has("wanted") else None,
+            wanted_from=fields.name("wanted_from") if fields.has("wanted_from") else None,
+            reason=fields.text("reason"),
+            accuracy=fields.number("accuracy", 0, 1) if fields.has("accuracy") else None,
+            accuracy_round=fields.integer("accuracy_round"),
+            reports={peer: Report.read(report) for peer, report in fields.mapping("reports")},
+            complete=fields.flag("complete"),
+        )
+        document.check()
+        return document
+
+    def check(self) -> None:
+        """Refuse a document whose fields do not fit each other; raises RemoteProtocolError."""
+        if self.state in (TRAINING, FINISHED) and (self.run_id is None or self.base is None or self.run_number < 1):
+            raise RemoteProtocolError(f"document.state is {self.state!r} without run_id, run_number and base")
+        if self.base is not None and (self.base.run_id, self.base.run_number) != (self.run_id, self.run_number):
+            raise RemoteProtocolError("document.base belongs to another run than document.run_id")
+        expected = self.base.round + (self.state == TRAINING) if self.base is not None else None
+        if self.state != WAITING and self.round != expected:
+            raise RemoteProtocolError(f"document.round is {self.round}, but its base makes it {expected}")
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateOffer:
+    """The metadata of an update: which round it was made for, and by what.
+
+    Attributes:
+        base: Digest of the global model that the training started from.
+        digest: Digest of the update's vector.
+        examples: Training examples that it saw: its weight in the mean.
+    """
+
+    session: str
+    run_id: str
+    term: int
+    round: int
+    base: str
+    digest: str
+    examples: int
+    codec: str
+    loss: float
+    seconds: float
+
+    @classmethod
+    def read(cls, fields: Fields) -> UpdateOffer:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            session=fields.name("session"),
+            run_id=fields.name("run_id"),
+            term=fields.integer("term", 1),
+            round=fields.integer("round", 1),
+            base=fields.digest("base"),
+            digest=fields.digest("digest"),
+            examples=fields.integer("examples", 1, 2**40),
+            codec=fields.name("codec"),
+            loss=fields.number("loss", 0, 1e30),
+            seconds=fields.number("seconds", 0, SECONDS_MAX),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one global model scores on the sender's own test split; `final` after the run has finished."""
+
+    session: str
+    run_id: str
+    round: int
+    sha256: str
+    report: Report
+    final: bool = False
+
+    @classmethod
+    def read(cls, fields: Fields) -> Evaluation:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            session=fields.name("session"),
+            run_id=fields.name("run_id"),
+            round=fields.integer("round"),
+            sha256=fields.digest("sha256"),
+            report=Report.read(fields.object("report")),
+            final=fields.flag("final"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask the controller to end this run with its newest model."""
+
+    run_id: str
+    reason: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> Stop:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(run_id=fields.name("run_id"), reason=fields.text("reason"))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Ask every peer to want another run, if none with a number above `after` has been seen."""
+
+    after: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Start:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(after=fields.integer("after"))
+
+
+Document = Presence | Vote | Round | Evaluation | Stop | Start
+DECODERS: dict[str, Any] = {
+    PRESENCE: Presence.read,
+    VOTE: Vote.read,
+    ROUND: Round.read,
+    EVALUATION: Evaluation.read,
+    STOP: Stop.read,
+    START: Start.read,
+}
+
+
+def encode(document: Document) -> bytes:
+    """A document as UTF-8 JSON with sorted keys."""
+    return json.dumps(asdict(document), separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+
+
+def decode(kind: str, payload: bytes) -> Document:
+    """Read a JSON document of `kind`; raises RemoteProtocolError for anything else."""
+    document: Document = DECODERS[kind](parse_object(payload))
+    return document
