@@ -1,11 +1,11 @@
 """The errors of the daemon, and who is to blame for each.
 
-    EdgePeerError
-    +-- ConfigError            the user's configuration: exit code 2, every problem listed at once
-    +-- ResourceError          a shard, a model or a state file is missing or damaged: exit code 2
-    +-- BrokerError            the broker stayed away longer than the configured limit: exit code 3
-    +-- RemoteProtocolError    another peer's message is wrong: dropped, counted, logged; never fatal
-    +-- LocalProtocolError     this program drives the protocol wrongly: a bug; the process stops
+EdgePeerError
++-- ConfigError            the user's configuration: exit code 2, every problem listed at once
++-- ResourceError          a shard, a model or a state file is missing or damaged: exit code 2
++-- BrokerError            the broker stayed away longer than the configured limit: exit code 3
++-- RemoteProtocolError    another peer's message is wrong: dropped, counted, logged; never fatal
++-- LocalProtocolError     this program drives the protocol wrongly: a bug; the process stops
 """
 
 from __future__ import annotations

@@ -266,7 +266,10 @@ class Round:
         """Refuse a document whose fields do not fit each other; raises RemoteProtocolError."""
         if self.state in (TRAINING, FINISHED) and (self.run_id is None or self.base is None or self.run_number < 1):
             raise RemoteProtocolError(f"document.state is {self.state!r} without run_id, run_number and base")
-        if self.base is not None and (self.base.run_id, self.base.run_number) != (self.run_id, self.run_number):
+        if self.base is not None and (self.base.run_id, self.base.run_number) != (
+            self.run_id,
+            self.run_number,
+        ):
             raise RemoteProtocolError("document.base belongs to another run than document.run_id")
         expected = self.base.round + (self.state == TRAINING) if self.base is not None else None
         if self.state != WAITING and self.round != expected:

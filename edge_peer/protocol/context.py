@@ -1,0 +1,157 @@
+"""What the parts of the state machine share: this peer's facts, its time, and the commands that it gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from edge_peer.protocol import commands as do
+from edge_peer.protocol.messages import FINISHED, ModelRef, Presence, Round, Stop
+from edge_peer.protocol.roster import Roster
+from edge_peer.protocol.settings import PeerSettings
+from edge_peer.protocol.state import RunRecord, SavedState
+from edge_peer.protocol.topics import PRESENCE
+
+
+class Context:
+    """Shared by election, controller and trainer; nothing outside the protocol sees it.
+
+    Attributes:
+        now_s: Monotonic time of the event that is being handled.
+        out: Commands given so far.
+        state: What is saved, or will be by a command that is already in `out`.
+        rounds: The latest round document of each peer, with the time it came.
+        stops: The retained stop of each sender.
+        models: Digests of the global models that the shell holds.
+        run: The newest run that is known, from this peer's disk or anybody's document.
+        final: The newest `finished` document that was seen.
+    """
+
+    def __init__(self, settings: PeerSettings, state: SavedState, rng: random.Random, stamp: Callable[[], str]) -> None:
+        self.settings = settings
+        self.timing = settings.timing
+        self.peer = settings.peer
+        self.rng = rng
+        self.stamp = stamp
+        self.state = state
+        self.now_s = float("-inf")
+        self.out: list[do.Command] = []
+        self.roster = Roster(settings.peer, settings.peers_max)
+        self.rounds: dict[str, tuple[Round, float]] = {}
+        self.stops: dict[str, Stop] = {}
+        self.models: set[str] = {settings.initial_sha256}
+        if state.held is not None:
+            self.models.add(state.held.sha256)
+        self.run = state.run
+        self.final: Round | None = None
+        self.wants_run = True
+        self.election_term = 0
+        self.train_able = True
+        self.note = ""
+        self.failed_note = ""
+        self._published: Presence | None = None
+
+    def emit(self, command: do.Command) -> None:
+        """Give a command."""
+        self.out.append(command)
+
+    def log(self, text: str, level: str = "INFO") -> None:
+        """Give a line for the log."""
+        self.out.append(do.Log(level, text))
+
+    def save(self, **changes: object) -> None:
+        """Change the saved state and have it written before what follows; nothing is written when nothing changed."""
+        state = replace(self.state, **changes)  # type: ignore[arg-type]
+        if state != self.state:
+            self.state = state
+            self.emit(do.SaveState(state))
+
+    def hold(self, ref: ModelRef) -> bool:
+        """Keep a model that the shell holds as the newest, if it is; its file names it, so the state need not."""
+        self.models.add(ref.sha256)
+        if self.state.held is not None and ref.order <= self.state.held.order:
+            return False
+        self.state = replace(self.state, held=ref)
+        self.emit(do.SaveModel(ref))
+        return True
+
+    def presence(self, online: bool = True) -> Presence:
+        """This peer's presence as it is now."""
+        settings = self.settings
+        return Presence(
+            session=settings.session,
+            online=online,
+            control=settings.control,
+            train=settings.train and self.train_able and not self.failed_note,
+            score=settings.score,
+            parts=settings.score_parts,
+            examples=settings.examples,
+            test_examples=settings.test_examples,
+            model_id=settings.model_id,
+            model_digest=settings.model_digest,
+            newest=self.state.held,
+            wants_run=self.wants_run,
+            election=self.election_term,
+            finished=self.state.finished,
+            note=self.note or self.failed_note,
+        )
+
+    def publish_presence(self, always: bool = False) -> None:
+        """Publish the presence if it says something new.
+
+        A newer model alone is nothing new: it is said when an election needs it, so that a round of n peers does not
+        cost n times n presences.
+        """
+        presence = self.presence()
+        held = self._published.newest if self._published is not None else None
+        if always or self._published is None or replace(presence, newest=held) != self._published:
+            self._published = presence
+            self.emit(do.Publish(PRESENCE, presence))
+
+    def everyone(self) -> dict[str, Presence]:
+        """The peers that are there, this one included, sorted by name."""
+        return dict(sorted({**self.roster.online(), self.peer: self.presence()}.items()))
+
+    def knows_run(self, record: RunRecord) -> None:
+        """Hold the newest run; of the same number the one whose name sorts last, on every peer alike."""
+        if self.run is None or (record.number, record.run_id) > (self.run.number, self.run.run_id):
+            self.run = record
+
+    def is_finished(self, record: RunRecord) -> bool:
+        """Whether the run is over, from this peer's or anybody's knowledge."""
+        return record.number <= max(self.finished_number(), 0)
+
+    def finished_number(self) -> int:
+        """The highest number of a run that anybody knows as finished."""
+        others = (presence.finished for presence in self.roster.said_online().values())
+        return max(self.state.finished, *others, 0)
+
+    def learn(self, document: Round) -> None:
+        """Take from a round document what holds whoever is controller: which run is on, and that one has finished."""
+        if document.run_id is None or document.run_number < 1:
+            return
+        self.knows_run(RunRecord(document.run_id, document.run_number, document.settings))
+        if document.state == FINISHED:
+            self.finish(document)
+
+    def finish(self, document: Round) -> None:
+        """A run has finished: decided when it was published, by whomever."""
+        if self.final is None or (document.run_number, document.complete) >= (
+            self.final.run_number,
+            self.final.complete,
+        ):
+            self.final = document
+        changes: dict[str, object] = {"finished": max(self.state.finished, document.run_number)}
+        run = self.state.run
+        if run is not None and run.run_id == document.run_id and run.finished is None:
+            changes["run"] = replace(run, finished=document.reason)
+            self.wants_run = False
+        self.save(**changes)
+
+    def is_current(self, peer: str, session: str) -> bool:
+        """Whether the peer is there with this session."""
+        if peer == self.peer:
+            return session == self.settings.session
+        presence = self.roster.online().get(peer)
+        return presence is not None and presence.session == session

@@ -1,0 +1,158 @@
+"""Electing a controller by votes over retained documents.
+
+Theory of operation. A term is a number that only grows. An election of a term has two steps, and no step waits for a
+time when the peers answer:
+
+1. Everyone renews its presence, naming the term and the newest model that it holds. A peer whose presence is not
+   renewed after `settle_s` keeps silent and cannot be candidate in this term.
+2. Everyone votes for the best willing peer that it sees, once, and has the vote on disk before it is published.
+
+The candidate that holds the votes of a quorum is controller of the term. Terms without a winner end after a time that
+differs by chance from peer to peer, and the next one begins. Votes never change and never repeat within a term, and two
+quorums of a roster share a peer; so a roster never has two controllers in one term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from edge_peer.protocol import commands as do
+from edge_peer.protocol.context import Context
+from edge_peer.protocol.messages import Presence, Vote
+from edge_peer.protocol.topics import VOTE
+
+
+def rank(peer: str, presence: Presence) -> tuple[tuple[int, str, int, int], float, str]:
+    """How good a controller the peer would be, the same on every peer: newest model, then score, then name."""
+    newest = presence.newest.order if presence.newest is not None else (0, "", 0, 0)
+    return (newest, presence.score, peer)
+
+
+def choose(candidates: Mapping[str, Presence]) -> str | None:
+    """The best willing candidate; None where nobody is willing."""
+    willing = {peer: presence for peer, presence in candidates.items() if presence.control and presence.online}
+    return max(willing, key=lambda peer: rank(peer, willing[peer]), default=None)
+
+
+def quorum(roster: Iterable[str] | None, seen: Iterable[str]) -> int:
+    """How many votes elect: a majority of the roster, or of the peers seen where there is none."""
+    return len(set(roster if roster is not None else seen)) // 2 + 1
+
+
+class Election:
+    """This peer's part in the election of one term after another, while there is no controller.
+
+    Args:
+        context: Shared state.
+        term_floor: The highest term that this peer had a part in before its process started. It never leads in one of
+            those: what it published then is forgotten.
+    """
+
+    def __init__(self, context: Context, term_floor: int) -> None:
+        self._context = context
+        self._term_floor = term_floor
+        self.term = 0
+        self._settle_s = 0.0
+        self._end_s = 0.0
+        self._begun_s = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether this peer is in an election now."""
+        return self.term > 0
+
+    def leave(self) -> None:
+        """There is a controller, or no connection."""
+        self.term = 0
+
+    def deadline_s(self) -> float:
+        """When `step` must be called again at the latest."""
+        return min(self._end_s, self._settle_s if self._context.state.voted_term < self.term else self._end_s)
+
+    def own_vote(self) -> Vote | None:
+        """The vote of this term, if it is cast."""
+        state = self._context.state
+        if state.voted_term < 1 or not state.voted_for:
+            return None
+        return Vote(self._context.settings.session, state.voted_term, state.voted_for)
+
+    def step(self) -> bool:
+        """Go on with the election; returns whether this peer has won it."""
+        context = self._context
+        highest = max((vote.term for vote in context.roster.votes().values()), default=0)
+        highest = max(highest, *(presence.election for presence in context.roster.online().values()), 0)
+        if not self.active or highest > self.term:
+            self._begin(max(highest, context.state.elected_term + 1, context.state.voted_term + (not self.active)))
+        elif context.now_s >= self._end_s:
+            self._suspect_the_silent()
+            self._begin(self.term + 1)
+        if context.state.voted_term < self.term:
+            self._vote_if_ready()
+        return self._won()
+
+    def _begin(self, term: int) -> None:
+        context = self._context
+        timing = context.timing
+        self.term = term
+        self._begun_s = context.now_s
+        self._settle_s = context.now_s + timing.settle_s
+        self._end_s = context.now_s + timing.settle_s + timing.election_timeout_s * (1 + context.rng.random())
+        context.election_term = max(context.election_term, term)
+        context.publish_presence(always=True)
+        context.log(f"election of term {term} begins")
+
+    def _fresh(self) -> dict[str, Presence]:
+        """The peers that have renewed their presence for this term."""
+        others = self._context.roster.online()
+        fresh = {peer: presence for peer, presence in others.items() if presence.election >= self.term}
+        return {**fresh, self._context.peer: self._context.presence()}
+
+    def _electorate(self) -> set[str]:
+        """Whose votes count: the roster, or everybody seen online where there is none."""
+        context = self._context
+        if context.settings.roster is not None:
+            return set(context.settings.roster)
+        return {*context.roster.online(), context.peer}
+
+    def _vote_if_ready(self) -> None:
+        context = self._context
+        fresh = self._fresh()
+        roster = context.settings.roster
+        expected = set(context.roster.online())
+        if roster is not None:
+            fresh = {peer: presence for peer, presence in fresh.items() if peer in roster}
+            expected &= set(roster)
+        if expected - set(fresh) and context.now_s < self._settle_s:
+            return
+        if roster is not None and context.peer not in roster:
+            return
+        if context.state.elected_term >= self.term:
+            return
+        candidate = choose(fresh)
+        if candidate is None:
+            return
+        context.save(voted_term=self.term, voted_for=candidate)
+        context.emit(do.Publish(VOTE, Vote(context.settings.session, self.term, candidate)))
+        context.log(f"term {self.term}: votes for {candidate}")
+
+    def _won(self) -> bool:
+        context = self._context
+        state = context.state
+        if not context.settings.control or self.term <= self._term_floor or self.term <= state.elected_term:
+            return False
+        electorate = self._electorate()
+        votes = {peer for peer, vote in context.roster.votes().items() if self._is_for_me(vote)}
+        if state.voted_term == self.term and state.voted_for == context.peer:
+            votes.add(context.peer)
+        return len(votes & electorate) >= quorum(context.settings.roster, electorate)
+
+    def _is_for_me(self, vote: Vote) -> bool:
+        return vote.term == self.term and vote.candidate == self._context.peer
+
+    def _suspect_the_silent(self) -> None:
+        """An election makes everybody talk; whoever has not is not there, whatever its presence says."""
+        context = self._context
+        for peer in context.roster.online():
+            if context.roster.heard_s(peer) < self._begun_s:
+                context.roster.suspect(peer, f"silent in the election of term {self.term}")
+                context.log(f"{peer} kept silent in the election of term {self.term}: taken for gone", "WARNING")

@@ -1,0 +1,475 @@
+"""One peer of the federation as a state machine without I/O: events in, commands out.
+
+Theory of operation. Every event first changes what is known (a document, a presence, a vote, a finished training), then
+`_reconcile` compares what is known with what this peer does and gives the commands that close the gap. Decisions are
+therefore functions of the latest documents, not of the order in which they came; handling the same event twice is harmless.
+
+Whoever drives a `Peer` calls `handle` with each event and the monotonic time, runs the commands in order, and calls
+`handle(TimerFired(), now)` no later than `next_deadline_s()`. Nothing here reads a clock, draws from a global random
+source, or touches a socket or file.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from edge_peer.errors import LocalProtocolError
+from edge_peer.protocol import commands as do
+from edge_peer.protocol import events as ev
+from edge_peer.protocol.context import Context
+from edge_peer.protocol.election import Election
+from edge_peer.protocol.election import rank as rank_of
+from edge_peer.protocol.messages import Evaluation, Presence, Round, Start, Stop, Vote
+from edge_peer.protocol.rounds import Controller
+from edge_peer.protocol.settings import PeerSettings
+from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.topics import EVALUATION, MODEL, PRESENCE, ROUND, START, STOP, UPDATE, VOTE
+from edge_peer.protocol.training import Trainer
+
+OFFLINE = "offline"
+JOINING = "joining"
+ELECTING = "electing"
+FOLLOWING = "following"
+LEADING = "leading"
+STOPPED = "stopped"
+
+#: (role, what happens) -> role. docs/protocol.md shows this table; any other pair is a bug in this program.
+TRANSITIONS: dict[tuple[str, str], str] = {
+    (OFFLINE, "connected"): JOINING,
+    (JOINING, "controller seen"): FOLLOWING,
+    (JOINING, "grace over, no controller"): ELECTING,
+    (JOINING, "grace over, still controller"): LEADING,
+    (ELECTING, "controller seen"): FOLLOWING,
+    (ELECTING, "elected"): LEADING,
+    (FOLLOWING, "controller lost"): ELECTING,
+    (LEADING, "controller seen"): FOLLOWING,
+    (JOINING, "disconnected"): OFFLINE,
+    (ELECTING, "disconnected"): OFFLINE,
+    (FOLLOWING, "disconnected"): OFFLINE,
+    (LEADING, "disconnected"): OFFLINE,
+    (OFFLINE, "shut down"): STOPPED,
+    (JOINING, "shut down"): STOPPED,
+    (ELECTING, "shut down"): STOPPED,
+    (FOLLOWING, "shut down"): STOPPED,
+    (LEADING, "shut down"): STOPPED,
+}
+EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, STOP, START)
+CONTROLLER_READS = (UPDATE, EVALUATION)
+
+
+class Peer:
+    """The whole of what one board decides.
+
+    Args:
+        settings: Fixed facts about this peer.
+        state: What the last process saved; `SavedState()` for the first one.
+        rng: Source of all randomness.
+        stamp: Gives the text that the name of a new run begins with, such as the date.
+    """
+
+    def __init__(self, settings: PeerSettings, state: SavedState, rng: random.Random, stamp: Callable[[], str]) -> None:
+        self._context = Context(settings, state, rng, stamp)
+        self._election = Election(self._context, max(state.voted_term, state.elected_term))
+        self._trainer = Trainer(self._context)
+        self._controller: Controller | None = None
+        self._following: str | None = None
+        self._grace_s: float | None = None
+        self._window_s = float("inf")
+        self._status = ""
+        self._own_documents = False
+        self.role = OFFLINE
+
+    # ------------------------------------------------------------------ the interface
+
+    def will(self) -> Presence:
+        """The last will: what the broker says of this peer when the connection breaks."""
+        return self._context.presence(online=False)
+
+    @property
+    def term(self) -> int:
+        """The highest term in which a controller is known to be elected."""
+        return self._context.state.elected_term
+
+    @property
+    def state(self) -> SavedState:
+        """What is saved, or will be once the commands given so far are run."""
+        return self._context.state
+
+    @property
+    def controller(self) -> Controller | None:
+        """This peer's controllership, while it has one."""
+        return self._controller
+
+    def handle(self, event: ev.Event, now_s: float) -> tuple[do.Command, ...]:
+        """Take in one event and return what to do about it, in order.
+
+        Args:
+            event: What happened.
+            now_s: Monotonic time in seconds; never less than at an earlier call.
+
+        Raises:
+            LocalProtocolError: Time went back, or the peer is stopped.
+        """
+        context = self._context
+        if now_s < context.now_s:
+            raise LocalProtocolError(f"time went back from {context.now_s} to {now_s}")
+        if self.role == STOPPED:
+            return ()
+        term = context.state.elected_term
+        context.now_s = now_s
+        context.out = []
+        self._HANDLERS[type(event)](self, event)
+        if self.role != STOPPED:
+            self._reconcile()
+            self._say_status()
+        assert context.state.elected_term >= term, "the elected term went back"
+        return tuple(context.out)
+
+    def next_deadline_s(self) -> float | None:
+        """When to call `handle(TimerFired(), ...)` at the latest; None: only when something happens."""
+        if self.role in (OFFLINE, STOPPED):
+            return None
+        times = [self._trainer.next_deadline_s()]
+        if self._grace_s is not None:
+            times.append(self._grace_s)
+        if self.role == ELECTING:
+            times.append(self._election.deadline_s() if self._election.active else self._window_s)
+        if self.role == LEADING and self._controller is not None:
+            times.append(self._controller.next_deadline_s())
+        if self.role == FOLLOWING and self._following is not None:
+            times.append(self._context.rounds[self._following][1] + self._context.timing.lease_s)
+        time = min(times)
+        return time if time < float("inf") else None
+
+    # ------------------------------------------------------------------ what happens
+
+    def _move(self, cause: str) -> None:
+        assert (self.role, cause) in TRANSITIONS, f"{cause} while {self.role}"
+        self.role = TRANSITIONS[self.role, cause]
+
+    def _on_connected(self, event: ev.Connected) -> None:
+        if self.role != OFFLINE:
+            self._on_disconnected(ev.Disconnected())
+        context = self._context
+        self._move("connected")
+        self._grace_s = context.now_s + context.timing.grace_s
+        self._window_s = context.now_s + context.timing.startup_window_s
+        for peer, (document, _) in list(context.rounds.items()):
+            # A lease that ran while nothing could be heard has not run.
+            context.rounds[peer] = (document, context.now_s)
+        context.emit(do.Subscribe(EVERYONE_READS))
+        if self._controller is not None:
+            context.emit(do.Subscribe(CONTROLLER_READS))
+        context.publish_presence(always=True)
+        vote = self._election.own_vote()
+        if vote is not None:
+            context.emit(do.Publish(VOTE, vote))
+        self._trainer.on_connected()
+        if self._controller is not None:
+            self._controller.on_connected()
+
+    def _on_disconnected(self, event: ev.Disconnected) -> None:
+        context = self._context
+        if event.taken_over:
+            context.log(
+                f"another process connected as {context.peer}: every peer needs a name of its own; stopping",
+                "ERROR",
+            )
+            context.emit(do.Exit("another process connected with this peer's name", failed=True))
+            self._move("shut down")
+            return
+        if self.role == OFFLINE:
+            return
+        self._move("disconnected")
+        self._grace_s = None
+        self._following = None
+        self._election.leave()
+        context.roster.disconnected()
+
+    def _on_document(self, event: ev.DocumentReceived) -> None:
+        context = self._context
+        document = event.document
+        if event.peer == context.peer:
+            self._on_own_document(event)
+            return
+        if isinstance(document, Stop):
+            context.stops[event.peer] = document
+        elif event.kind == STOP:
+            context.stops.pop(event.peer, None)
+        elif isinstance(document, Start):
+            self._on_start(document)
+        elif isinstance(document, Presence) or event.kind == PRESENCE:
+            context.roster.on_presence(event.peer, document if isinstance(document, Presence) else None)
+        elif isinstance(document, Vote) or event.kind == VOTE:
+            context.roster.on_vote(event.peer, document if isinstance(document, Vote) else None)
+        elif isinstance(document, Round):
+            self._on_round(event.peer, document)
+        elif event.kind == ROUND:
+            context.rounds.pop(event.peer, None)
+        elif isinstance(document, Evaluation):
+            presence = context.roster.presence(event.peer)
+            if self._controller is not None and presence is not None and presence.session == document.session:
+                self._controller.on_evaluation(event.peer, document)
+        offline = isinstance(document, Presence) and not document.online
+        if not event.retained and not offline and document is not None:
+            context.roster.heard(event.peer, context.now_s)
+
+    def _on_own_document(self, event: ev.DocumentReceived) -> None:
+        """The broker's copy of what this peer said: an echo, or what somebody or something made of it."""
+        context = self._context
+        document = event.document
+        if event.kind == PRESENCE:
+            mine = isinstance(document, Presence) and document.session == context.settings.session
+            if not mine or (isinstance(document, Presence) and not document.online):
+                context.publish_presence(always=True)
+        elif event.kind == STOP:
+            if isinstance(document, Stop):
+                context.stops[event.peer] = document
+            else:
+                context.stops.pop(event.peer, None)
+        elif isinstance(document, Start):
+            self._on_start(document)
+        elif event.kind == ROUND:
+            self._on_own_round(document if isinstance(document, Round) else None)
+        elif isinstance(document, Evaluation) and self._controller is not None:
+            self._controller.on_evaluation(event.peer, document)
+
+    def _on_own_round(self, document: Round | None) -> None:
+        context = self._context
+        controller = self._controller
+        if document is not None:
+            context.learn(document)
+        if controller is None:
+            # Left behind by this peer's last process or controllership; taken back once there is a controller.
+            self._own_documents = document is not None
+        elif document is not None and (document.session, document.term) == (
+            context.settings.session,
+            controller.term,
+        ):
+            controller.on_echo(document.beat)
+        elif document is None or document.term != controller.term:
+            controller.on_overwritten()
+
+    def _on_round(self, peer: str, document: Round) -> None:
+        context = self._context
+        context.learn(document)
+        if document.term < context.state.elected_term:
+            return
+        held = context.rounds.get(peer)
+        if held is not None and (document.term, document.beat) < (held[0].term, held[0].beat):
+            return
+        if held is not None and held[0] == document:
+            # A duplicate from the broker is not a beat: it does not renew the lease.
+            return
+        context.rounds[peer] = (document, context.now_s)
+
+    def _on_start(self, document: Start) -> None:
+        context = self._context
+        known = context.run.number if context.run is not None else 0
+        if document.after >= max(known, context.finished_number()) and not context.wants_run:
+            context.wants_run = True
+            context.log("asked to start another run")
+
+    def _on_model(self, event: ev.ModelReceived) -> None:
+        context = self._context
+        context.models.add(event.ref.sha256)
+        run = context.state.run
+        if (run is not None and event.ref.run_id == run.run_id) or event.ref.run_number > context.finished_number():
+            context.hold(event.ref)
+        if event.peer != context.peer:
+            context.roster.heard(event.peer, context.now_s)
+
+    def _on_update(self, event: ev.UpdateReceived) -> None:
+        self._context.roster.heard(event.peer, self._context.now_s)
+        if self._controller is not None:
+            self._controller.on_update(event.peer, event.offer, event.problem)
+
+    def _on_aggregate(self, event: ev.AggregateReady) -> None:
+        if self._controller is not None and self._controller.term == event.term:
+            self._context.models.add(event.sha256)
+            self._controller.on_aggregate(event.run_id, event.round, event.sha256)
+
+    def _on_aggregate_failed(self, event: ev.AggregateFailed) -> None:
+        if self._controller is not None and self._controller.term == event.term:
+            self._controller.on_aggregate_failed(event.run_id, event.round, event.reason)
+
+    def _on_health(self, event: ev.HealthChanged) -> None:
+        context = self._context
+        if (context.train_able, context.note) != (event.train, event.note):
+            context.train_able, context.note = event.train, event.note
+            context.log(event.note or "can train again", "WARNING" if event.note else "INFO")
+
+    def _on_shutdown(self, event: ev.ShutdownRequested) -> None:
+        context = self._context
+        if self.role != OFFLINE:
+            # Say goodbye first: the others elect at once, without waiting for the broker to notice.
+            context.emit(do.Publish(PRESENCE, self.will()))
+            if self._controller is not None:
+                self._controller.resign()
+        self._move("shut down")
+        context.emit(do.SetStatus("stopping"))
+        context.emit(do.Exit("shut down"))
+
+    def _on_timer(self, event: ev.TimerFired) -> None:
+        """Time has passed: `_reconcile` sees to it."""
+
+    # ------------------------------------------------------------------ going on
+
+    def _reconcile(self) -> None:
+        context = self._context
+        if self.role == OFFLINE:
+            return
+        if self._grace_s is not None and context.now_s >= self._grace_s:
+            self._grace_s = None
+            context.roster.grace_over()
+        context.publish_presence()
+        best = self._best_controller()
+        if best is not None:
+            self._follow(best)
+        elif self._controller is not None:
+            self._lead_on()
+        elif self._grace_s is None:
+            self._elect()
+        self._work()
+
+    def _best_controller(self) -> str | None:
+        """The other peer that is controller by the latest documents, unless it is this one."""
+        context = self._context
+        alive = {
+            peer: document
+            for peer, (document, heard_s) in context.rounds.items()
+            if document.term >= context.state.elected_term
+            and context.is_current(peer, document.session)
+            and (self._grace_s is not None or context.now_s < heard_s + context.timing.lease_s)
+        }
+        if not alive:
+            return None
+        best = max(alive, key=lambda peer: (alive[peer].term, self._strength(peer)))
+        mine = self._controller.term if self._controller is not None else 0
+        theirs = alive[best].term
+        if mine > theirs or (mine == theirs and self._strength(context.peer) > self._strength(best)):
+            return None
+        return best
+
+    def _strength(self, peer: str) -> tuple[tuple[int, str, int, int], float, str]:
+        presence = self._context.everyone().get(peer)
+        return rank_of(peer, presence) if presence is not None else ((0, "", 0, 0), 0.0, peer)
+
+    def _follow(self, peer: str) -> None:
+        context = self._context
+        term = context.rounds[peer][0].term
+        if self._controller is not None:
+            self._step_down(peer, term)
+        self._election.leave()
+        if self.role != FOLLOWING:
+            self._move("controller seen")
+        if self._following != peer:
+            context.log(f"follows {peer}, controller of term {term}")
+        self._following = peer
+        context.save(elected_term=max(term, context.state.elected_term))
+        if self._own_documents and self._grace_s is None:
+            self._take_back()
+
+    def _step_down(self, peer: str, term: int) -> None:
+        context = self._context
+        assert self._controller is not None
+        document = self._controller.document
+        giving_up = f", gives up run {document.run_id}" if document is not None and document.run_id else ""
+        context.log(f"steps down from term {self._controller.term}: {peer} is controller of term {term}{giving_up}")
+        self._controller = None
+        context.emit(do.Unsubscribe(CONTROLLER_READS))
+        context.emit(do.KeepUpdates(frozenset()))
+        self._take_back()
+
+    def _take_back(self) -> None:
+        self._own_documents = False
+        self._context.emit(do.Publish(ROUND, None))
+        self._context.emit(do.ClearModel())
+
+    def _lead_on(self) -> None:
+        if self.role == JOINING and self._grace_s is None:
+            self._move("grace over, still controller")
+
+    def _elect(self) -> None:
+        context = self._context
+        if self.role == FOLLOWING:
+            context.log(f"{self._following} is controller no more", "WARNING")
+            self._following = None
+            self._move("controller lost")
+        elif self.role == JOINING:
+            self._move("grace over, no controller")
+        if context.settings.roster is None and not self._election.active:
+            seen = len(context.roster.online()) + 1
+            if seen < context.settings.min_peers and context.now_s < self._window_s:
+                return
+        if self._election.step():
+            self._lead()
+
+    def _lead(self) -> None:
+        context = self._context
+        term = self._election.term
+        self._election.leave()
+        self._move("elected")
+        context.save(elected_term=term)
+        context.log(f"is controller of term {term}")
+        self._controller = Controller(context, term)
+        self._own_documents = False
+        context.emit(do.Subscribe(CONTROLLER_READS))
+        run = context.run.run_id if context.run is not None and not context.is_finished(context.run) else None
+        context.emit(do.LogRound(run, "elected", {"term": term}))
+
+    def _work(self) -> None:
+        """Do the controller's part, this peer's or another's; then the trainer's."""
+        context = self._context
+        if self.role == LEADING and self._controller is not None:
+            self._controller.step()
+            for _ in range(3):
+                document = self._controller.document
+                if document is None:
+                    return
+                self._trainer.step(context.peer, document)
+                offer = self._trainer.take_own_update()
+                if offer is None:
+                    return
+                self._controller.on_update(context.peer, offer, "")
+                self._controller.step()
+        elif self.role == FOLLOWING and self._following is not None:
+            self._trainer.step(self._following, context.rounds[self._following][0])
+
+    def _say_status(self) -> None:
+        context = self._context
+        document = None
+        if self._controller is not None:
+            document = self._controller.document
+        elif self._following is not None:
+            document = context.rounds[self._following][0]
+        text = f"{self.role}, term {context.state.elected_term}"
+        if self._following is not None:
+            text += f", controller {self._following}"
+        if document is not None and document.run_id is not None:
+            text += f", run {document.run_id}, round {document.round}/{document.settings.rounds_max} {document.state}"
+            if document.accuracy is not None:
+                text += f", accuracy {document.accuracy:.4f}"
+        elif document is not None and document.reason:
+            text += f", {document.reason}"
+        if text != self._status:
+            self._status = text
+            context.emit(do.SetStatus(text))
+
+    _HANDLERS: dict[type, Callable[..., None]] = {
+        ev.Connected: _on_connected,
+        ev.Disconnected: _on_disconnected,
+        ev.DocumentReceived: _on_document,
+        ev.ModelReceived: _on_model,
+        ev.UpdateReceived: _on_update,
+        ev.TrainingDone: lambda self, event: self._trainer.on_done(event),
+        ev.LocalEvaluated: lambda self, event: self._trainer.on_local(event),
+        ev.TrainingFailed: lambda self, event: self._trainer.on_failed(event),
+        ev.ModelEvaluated: lambda self, event: self._trainer.on_evaluated(event),
+        ev.AggregateReady: _on_aggregate,
+        ev.AggregateFailed: _on_aggregate_failed,
+        ev.HealthChanged: _on_health,
+        ev.ShutdownRequested: _on_shutdown,
+        ev.TimerFired: _on_timer,
+    }

@@ -1,0 +1,616 @@
+"""The controller: opens rounds, takes updates in, commits models, ends runs.
+
+Theory of operation. `step` looks at the latest documents and goes as far as they allow; it can be called at any time and
+any number of times. The phases and what leads from one to another:
+
+    IDLE      -> FETCHING   a run is unfinished and another peer holds its newest model
+    IDLE      -> TRAINING   the newest model of an unfinished run is here, or enough peers want a new run
+    IDLE      -> REPORTING  the newest run is finished, but not all its final reports are in
+    FETCHING  -> IDLE       the model came, or its holder is gone or silent
+    TRAINING  -> MERGING    all who are there have answered, or the deadline has passed, with enough updates
+    TRAINING  -> TRAINING   deadline passed without enough updates: extended once, then opened again
+    TRAINING  -> REPORTING  target accuracy reached, or a stop
+    MERGING   -> TRAINING   the mean is computed: it is saved, published, and the next round opens
+    MERGING   -> REPORTING  that was the last round
+    REPORTING -> IDLE       all final reports are in, or overdue
+
+The round document is the controller's lease: it is sent again every third of `lease_s`, and nothing is committed unless
+the broker has echoed one within `lease_s`. A process that was stopped and wakes up after its term therefore first asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from edge_peer.protocol import commands as do
+from edge_peer.protocol.context import Context
+from edge_peer.protocol.messages import (
+    FINISHED,
+    TRAINING,
+    WAITING,
+    Evaluation,
+    ModelRef,
+    Presence,
+    Report,
+    Round,
+    UpdateOffer,
+)
+from edge_peer.protocol.selection import select, why_not
+from edge_peer.protocol.state import RunRecord
+from edge_peer.protocol.topics import ROUND
+
+IDLE = "idle"
+FETCHING = "fetching"
+MERGING = "merging"
+REPORTING = "reporting"
+PHASES = frozenset({IDLE, FETCHING, TRAINING, MERGING, REPORTING})
+#: No chain of phases that one event sets off is longer; more would be a loop without progress.
+STEPS_MAX = 16
+
+
+class Controller:
+    """One peer's time as controller of one term."""
+
+    def __init__(self, context: Context, term: int) -> None:
+        self._context = context
+        self.term = term
+        self.phase = IDLE
+        self.document: Round | None = None
+        self._beat = -1
+        self._beat_s = float("-inf")
+        self._echo_s = context.now_s
+        self._dirty = True
+        self._run: RunRecord | None = None
+        self._base: ModelRef | None = None
+        self._published: str | None = None
+        self._attempt = 0
+        self._participants: tuple[str, ...] = ()
+        self._opened_s = 0.0
+        self._deadline_s = float("inf")
+        self._extended = False
+        self._accepted: dict[str, UpdateOffer] = {}
+        self._closed: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
+        self._missing: dict[str, str] = {}
+        self._wanted: tuple[ModelRef, str] | None = None
+        self._reason = ""
+        self._reports: dict[str, Report] = {}
+        self._accuracy: float | None = None
+        self._accuracy_round = 0
+        self._judged = ""
+        self._complete = False
+        self._used: dict[str, int] = {}
+
+    # ------------------------------------------------------------------ what happens
+
+    def on_connected(self) -> None:
+        """A new connection: say everything again, and wait for the broker's echo before anything is committed."""
+        self._published = None
+        self._dirty = True
+        self._echo_s = float("-inf")
+        if self._base is not None and self.phase in (TRAINING, MERGING, REPORTING):
+            self._publish_model()
+
+    def on_echo(self, beat: int) -> None:
+        """The broker sent our own document back: it still hears us, and we hear it."""
+        if beat == self._beat:
+            self._echo_s = self._context.now_s
+
+    def on_overwritten(self) -> None:
+        """Our retained document is not ours any more; say it again."""
+        self._dirty = True
+
+    def on_update(self, peer: str, offer: UpdateOffer, problem: str) -> None:
+        """Take in an update, or refuse it; at most one a peer and round, whatever comes how often."""
+        why = self._not_for_this_round(peer, offer)
+        if why:
+            self._context.log(f"update of {peer} for round {offer.round} not counted: {why}", "DEBUG")
+            return
+        held = self._accepted.get(peer)
+        if held is not None:
+            if held.digest != offer.digest:
+                self._context.log(f"second, different update of {peer} in round {offer.round} ignored", "WARNING")
+            return
+        if problem:
+            if self._refused.get(peer) != problem:
+                self._refused[peer] = problem
+                self._dirty = True
+                self._context.log(f"update of {peer} for round {offer.round} refused: {problem}", "WARNING")
+            return
+        self._accepted[peer] = offer
+        self._refused.pop(peer, None)
+
+    def _not_for_this_round(self, peer: str, offer: UpdateOffer) -> str:
+        if self.phase != TRAINING or self._run is None or self._base is None:
+            return "no round is open"
+        asked = (self._run.run_id, self.term, self._base.round + 1, self._base.sha256)
+        if (offer.run_id, offer.term, offer.round, offer.base) != asked:
+            return "made for another run, term, round or base"
+        if peer not in self._participants:
+            return "not selected for this round"
+        presence = self._context.roster.presence(peer)
+        if peer != self._context.peer and (presence is None or presence.session != offer.session):
+            return "sent by another session than the peer's present one"
+        return ""
+
+    def on_evaluation(self, peer: str, evaluation: Evaluation) -> None:
+        """Note what the current global model scores on a peer's test split."""
+        if self._base is None or self._run is None:
+            return
+        if (evaluation.run_id, evaluation.sha256) == (self._run.run_id, self._base.sha256):
+            if self._reports.get(peer) == evaluation.report:
+                return
+            self._reports[peer] = evaluation.report
+            self._dirty = self._dirty or self.phase == REPORTING
+
+    def on_aggregate(self, run_id: str, round_: int, sha256: str) -> None:
+        """The mean is there: commit it. The model is on disk before anybody can hear of it."""
+        if self.phase != MERGING or self._run is None or self._base is None:
+            return
+        if (run_id, round_) != (self._run.run_id, self._base.round + 1):
+            return
+        context = self._context
+        ref = ModelRef(self._run.run_id, self._run.number, self._base.round + 1, self.term, sha256)
+        self._closed = {peer: offer.digest for peer, offer in self._accepted.items()}
+        for peer in self._accepted:
+            self._used[peer] = self._used.get(peer, 0) + 1
+        context.hold(ref)
+        self._log_commit(ref)
+        self._set_base(ref)
+        context.emit(do.KeepUpdates(frozenset()))
+        self.phase = TRAINING
+        if ref.round >= self._run.settings.rounds_max:
+            self._publish_model()
+            self._finish(f"reached {self._run.settings.rounds_max} rounds")
+        else:
+            self._open()
+
+    def on_aggregate_failed(self, run_id: str, round_: int, reason: str) -> None:
+        """The mean is of no use: train the round again from its base."""
+        if self.phase != MERGING or self._run is None or self._base is None:
+            return
+        if (run_id, round_) == (self._run.run_id, self._base.round + 1):
+            self._context.log(f"round {round_} cannot be merged: {reason}; opening it again", "ERROR")
+            self._accepted = {}
+            self.phase = TRAINING
+            self._open()
+
+    # ------------------------------------------------------------------ going on
+
+    def step(self) -> None:
+        """Go as far as the latest documents allow, then publish what has changed."""
+        steps: dict[str, Callable[[], None]] = {
+            IDLE: self._step_idle,
+            FETCHING: self._step_fetching,
+            TRAINING: self._step_training,
+            MERGING: lambda: None,
+            REPORTING: self._step_reporting,
+        }
+        for _ in range(STEPS_MAX):
+            before = (self.phase, self._attempt, self._base)
+            if self._has_lease() or self.phase == IDLE:
+                steps[self.phase]()
+            if (self.phase, self._attempt, self._base) == before:
+                break
+        else:
+            raise AssertionError(f"controller in {self.phase} made {STEPS_MAX} steps on one event")
+        self._say()
+
+    def next_deadline_s(self) -> float:
+        """When `step` must be called again at the latest."""
+        beat = self._beat_s + self._context.timing.lease_s / 3
+        return min(beat, self._deadline_s if self._has_lease() else beat)
+
+    def _has_lease(self) -> bool:
+        return self._context.now_s - self._echo_s <= self._context.timing.lease_s
+
+    def resign(self) -> None:
+        """Take back the retained documents of a controller that is one no more."""
+        self._context.emit(do.Publish(ROUND, None))
+        self._context.emit(do.ClearModel())
+
+    def _step_idle(self) -> None:
+        context = self._context
+        newest, holder = self._newest_model()
+        known = context.run
+        number = max(newest.run_number if newest else 0, known.number if known else 0)
+        if number > context.finished_number():
+            self._resume(newest, holder, known)
+        elif context.final is not None and context.final.run_number == number and self._run is None:
+            self._report_again(context.final)
+        else:
+            self._start_if_wanted(number)
+
+    def _newest_model(self) -> tuple[ModelRef | None, str]:
+        """The newest model that anybody who is there holds, and who: this peer, where it does."""
+        best, holder = self._context.state.held, self._context.peer
+        for peer, presence in self._context.roster.online().items():
+            if presence.newest is not None and (best is None or presence.newest.order > best.order):
+                best, holder = presence.newest, peer
+        return best, holder
+
+    def _resume(self, newest: ModelRef | None, holder: str, known: RunRecord | None) -> None:
+        """Go on with the unfinished run from its newest model."""
+        context = self._context
+        if newest is None or (known is not None and known.number > newest.run_number):
+            # Nobody got further than the initial weights, which everyone has.
+            assert known is not None
+            newest = ModelRef(known.run_id, known.number, 0, self.term, context.settings.initial_sha256)
+            holder = context.peer
+        if newest.sha256 not in context.models:
+            self._wanted = (newest, holder)
+            self._deadline_s = context.now_s + context.timing.resend_s
+            self._reason = f"waiting for the model of round {newest.round} from {holder}"
+            self._enter(FETCHING)
+            return
+        settings = known.settings if known is not None and known.run_id == newest.run_id else context.settings.run
+        self._run = RunRecord(newest.run_id, newest.run_number, settings)
+        context.hold(newest)
+        context.log(f"goes on with run {newest.run_id} from round {newest.round}")
+        self._log("resumed", round=newest.round, sha256=newest.sha256)
+        self._enter_run(newest)
+
+    def _start_if_wanted(self, number: int) -> None:
+        context = self._context
+        settings = context.settings
+        able = self._able()
+        wanting = [peer for peer, presence in context.everyone().items() if presence.wants_run and peer in able]
+        needed = max(settings.min_peers, settings.run.updates_min)
+        if len(wanting) < settings.min_peers or len(able) < settings.run.updates_min:
+            self._wait_because(f"waiting for peers: {len(wanting)} of {needed} want a run and can train")
+            return
+        run_id = f"{context.stamp()}-{context.rng.getrandbits(24):06x}"
+        self._run = RunRecord(run_id, number + 1, settings.run)
+        base = ModelRef(run_id, number + 1, 0, self.term, settings.initial_sha256)
+        context.hold(base)
+        context.log(f"starts run {run_id} with {len(able)} trainers")
+        self._log("started", peers=sorted(able), settings=_settings_fields(self._run))
+        self._used = {}
+        self._accuracy, self._accuracy_round = None, 0
+        self._enter_run(base)
+
+    def _enter_run(self, base: ModelRef) -> None:
+        """A run, new or taken over, is this controller's now."""
+        context = self._context
+        assert self._run is not None
+        context.knows_run(self._run)
+        self._complete = False
+        self._attempt = 0
+        self._closed = {}
+        self._accepted = {}
+        self._refused = {}
+        self._set_base(base)
+        self._enter(TRAINING)
+        self._attempt = 0
+        self._deadline_s = float("-inf")
+
+    def _step_fetching(self) -> None:
+        context = self._context
+        assert self._wanted is not None
+        ref, holder = self._wanted
+        if ref.sha256 in context.models or holder not in context.roster.online():
+            self._wanted = None
+            self._enter(IDLE)
+        elif context.now_s >= self._deadline_s:
+            context.roster.suspect(holder, f"did not send the model of round {ref.round}")
+            self._wanted = None
+            self._enter(IDLE)
+
+    def _step_training(self) -> None:
+        context = self._context
+        assert self._run is not None
+        assert self._base is not None
+        if self._ends_early():
+            return
+        if self._base.round >= self._run.settings.rounds_max:
+            self._finish(f"reached {self._run.settings.rounds_max} rounds")
+            return
+        if not self._participants:
+            self._open()
+            return
+        needed = self._run.settings.updates_min
+        outstanding = self._outstanding()
+        if len(self._accepted) >= needed and (not outstanding or context.now_s >= self._deadline_s):
+            self._close(outstanding)
+        elif context.now_s >= self._deadline_s:
+            if not self._extended and outstanding:
+                self._extend(outstanding)
+            else:
+                self._suspect(outstanding)
+                self._open()
+        elif not outstanding and set(self._able()) - set(self._participants):
+            # Nobody is left to wait for, and others could train.
+            self._open()
+
+    def _ends_early(self) -> bool:
+        """Finish when the run is over by anybody's word, by a stop, or by its target accuracy."""
+        context = self._context
+        assert self._run is not None
+        assert self._base is not None
+        if context.is_finished(self._run):
+            final = context.final
+            named = final is not None and final.run_id == self._run.run_id
+            self._finish(final.reason if named and final is not None else "finished by an earlier controller")
+            return True
+        for sender, stop in sorted(context.stops.items()):
+            if stop.run_id == self._run.run_id:
+                self._finish(f"stopped by {sender}" + (f": {stop.reason}" if stop.reason else ""))
+                return True
+        self._judge(closing=False)
+        target = self._run.settings.target_accuracy
+        reached = target is not None and self._accuracy is not None and self._accuracy >= target
+        if reached and self._accuracy_round == self._base.round and self._base.round > 0:
+            self._finish(f"reached target accuracy {target:g}")
+            return True
+        return False
+
+    def _judge(self, closing: bool) -> None:
+        """The global model's accuracy: the mean over the peers' test splits, weighted by their examples."""
+        assert self._base is not None
+        if self._judged == self._base.sha256 or not self._reports:
+            return
+        expected = self._evaluators()
+        if expected - set(self._reports) and not (closing and 2 * len(self._reports) >= len(expected)):
+            return
+        self._accuracy = _mean_accuracy(self._reports)
+        self._accuracy_round = self._base.round
+        self._judged = self._base.sha256
+        self._log("evaluated", round=self._base.round, accuracy=self._accuracy, peers=len(self._reports))
+        self._context.log(f"round {self._base.round}: accuracy {self._accuracy:.4f} over {len(self._reports)} peers")
+
+    def _evaluators(self) -> set[str]:
+        digest = self._context.settings.model_digest
+        everyone = self._context.everyone().items()
+        return {peer for peer, it in everyone if it.test_examples > 0 and it.model_digest == digest}
+
+    def _able(self) -> dict[str, Presence]:
+        """Who can train now; `_missing` says why the others cannot."""
+        context = self._context
+        able = {}
+        for peer, presence in context.everyone().items():
+            why = why_not(presence, context.settings.model_digest)
+            if not why and peer == context.peer and not context.settings.controller_trains:
+                why = "the controller does not train"
+            if not why:
+                able[peer] = presence
+        return able
+
+    def _open(self) -> None:
+        """Open the next round, or open it again with the peers that are there."""
+        context = self._context
+        assert self._run is not None
+        assert self._base is not None
+        newest, holder = self._newest_model()
+        if newest is not None and newest.run_id == self._run.run_id and newest.round > self._base.round:
+            context.log(f"{holder} holds round {newest.round}, newer than round {self._base.round}: goes on from there")
+            self._enter(IDLE)
+            return
+        able = self._able()
+        settings = self._run.settings
+        chosen = set(select(able, settings, self._used, context.rng)) | set(self._accepted)
+        self._missing = self._absent(chosen)
+        if len(chosen) < settings.updates_min:
+            self._participants = ()
+            self._deadline_s = float("inf")
+            self._wait_because(f"waiting for trainers: {len(able)} of {settings.updates_min}")
+            return
+        self._participants = tuple(sorted(chosen))
+        self._reason = ""
+        self._attempt += 1
+        self._extended = False
+        self._opened_s = context.now_s
+        self._deadline_s = context.now_s + settings.round_deadline_s
+        self._publish_model()
+        self._dirty = True
+        self._log("opened", round=self._base.round + 1, attempt=self._attempt, participants=list(self._participants))
+
+    def _absent(self, chosen: set[str]) -> dict[str, str]:
+        context = self._context
+        reasons = {}
+        expected = set(context.settings.roster or ()) | set(context.roster.said_online())
+        for peer in sorted(expected - chosen - {context.peer}):
+            presence = context.roster.presence(peer)
+            if presence is None or not presence.online:
+                reasons[peer] = "offline"
+            else:
+                why = why_not(presence, context.settings.model_digest)
+                reasons[peer] = (context.roster.suspicion(peer) or why or "not picked for this round")[:300]
+        return reasons
+
+    def _outstanding(self) -> list[str]:
+        """Participants that are there and have not answered."""
+        able = self._able()
+        answered = self._accepted.keys() | self._refused.keys()
+        return [peer for peer in self._participants if peer not in answered and peer in able]
+
+    def _extend(self, outstanding: list[str]) -> None:
+        context = self._context
+        assert self._run is not None
+        self._extended = True
+        self._deadline_s = context.now_s + self._run.settings.round_deadline_s
+        for peer in outstanding:
+            self._missing[peer] = "no update before the deadline, which was extended once"
+        self._dirty = True
+        context.log(f"deadline extended, still missing: {', '.join(outstanding)}", "WARNING")
+
+    def _suspect(self, outstanding: list[str]) -> None:
+        """Whoever was silent since the round was opened is taken for gone, until it is heard."""
+        roster = self._context.roster
+        for peer in outstanding:
+            self._missing[peer] = "no update before the deadline"
+            if peer != self._context.peer and roster.heard_s(peer) < self._opened_s:
+                roster.suspect(peer, "silent for a whole round")
+
+    def _close(self, outstanding: list[str]) -> None:
+        assert self._run is not None
+        assert self._base is not None
+        self._suspect(outstanding)
+        self._judge(closing=True)
+        if self._ends_early():
+            return
+        for peer in self._participants:
+            if peer not in self._accepted and peer not in self._refused and peer not in self._missing:
+                self._missing[peer] = "left during the round"
+        updates = tuple((peer, offer.digest, offer.examples) for peer, offer in sorted(self._accepted.items()))
+        self._enter(MERGING)
+        self._context.emit(do.Aggregate(self.term, self._run.run_id, self._base.round + 1, self._base.sha256, updates))
+
+    def _finish(self, reason: str) -> None:
+        """The run is over. This is decided once the document is out; a later controller can only repeat it."""
+        context = self._context
+        assert self._run is not None
+        assert self._base is not None
+        self._run = replace(self._run, finished=reason)
+        self._reason = reason[:300]
+        self._participants = ()
+        self._enter(REPORTING)
+        self._deadline_s = context.now_s + context.timing.final_report_s
+        context.log(f"run {self._run.run_id} finished after round {self._base.round}: {reason}")
+        self._log("finished", round=self._base.round, reason=reason, sha256=self._base.sha256)
+        context.emit(do.KeepUpdates(frozenset()))
+        context.finish(self._build())
+
+    def _report_again(self, final: Round) -> None:
+        """An earlier controller finished the run: say so again, and collect the final reports that are missing."""
+        assert final.base is not None
+        assert final.run_id is not None
+        self._run = RunRecord(final.run_id, final.run_number, final.settings, final.reason)
+        self._set_base(final.base)
+        self._reports = dict(final.reports)
+        self._reason = final.reason
+        self._complete = final.complete
+        self._enter(REPORTING)
+        self._deadline_s = self._context.now_s + self._context.timing.final_report_s
+        if final.base.sha256 in self._context.models:
+            self._publish_model()
+
+    def _step_reporting(self) -> None:
+        context = self._context
+        assert self._base is not None
+        assert self._run is not None
+        overdue = context.now_s >= self._deadline_s
+        if not self._complete and (overdue or not self._evaluators() - set(self._reports)):
+            self._complete = True
+            if self._reports:
+                self._accuracy = _mean_accuracy(self._reports)
+                self._accuracy_round = self._base.round
+            self._dirty = True
+            self._deadline_s = float("inf")
+            self._log("reported", round=self._base.round, accuracy=self._accuracy, peers=len(self._reports))
+            context.finish(self._build())
+        if self._complete:
+            self._start_if_wanted(self._run.number)
+
+    # ------------------------------------------------------------------ saying it
+
+    def _enter(self, phase: str) -> None:
+        assert phase in PHASES
+        self.phase = phase
+        self._dirty = True
+        if phase in (IDLE, MERGING):
+            self._deadline_s = float("inf")
+
+    def _wait_because(self, reason: str) -> None:
+        if self._reason != reason and self.phase != REPORTING:
+            self._reason = reason
+            self._dirty = True
+            self._context.log(reason)
+
+    def _set_base(self, ref: ModelRef) -> None:
+        self._base = ref
+        self._reports = {}
+        self._accepted = {}
+        self._refused = {}
+        self._missing = {}
+        self._participants = ()
+        self._attempt = 0
+
+    def _publish_model(self) -> None:
+        assert self._base is not None
+        if self._published != self._base.sha256:
+            self._published = self._base.sha256
+            self._context.emit(do.PublishModel(self._base, retained=True))
+
+    def _build(self) -> Round:
+        context = self._context
+        settings = context.settings
+        state = {TRAINING: TRAINING, MERGING: TRAINING, REPORTING: FINISHED}.get(self.phase, WAITING)
+        if self.phase == TRAINING and not self._participants:
+            state = WAITING
+        base = self._base if self.phase in (TRAINING, MERGING, REPORTING) else None
+        run = self._run if base is not None else None
+        return Round(
+            session=settings.session,
+            term=self.term,
+            beat=max(self._beat, 0),
+            state=state,
+            model_id=settings.model_id,
+            model_digest=settings.model_digest,
+            settings=run.settings if run is not None else settings.run,
+            run_id=run.run_id if run is not None else None,
+            run_number=run.number if run is not None else 0,
+            round=(base.round + (state == TRAINING)) if base is not None else 0,
+            base=base,
+            attempt=self._attempt,
+            participants=self._participants,
+            deadline_s=min(max(self._deadline_s - context.now_s, 0.0), 1e7),
+            accepted={peer: offer.digest for peer, offer in self._accepted.items()},
+            closed_accepted=self._closed,
+            refused=self._refused,
+            missing=self._missing,
+            wanted=self._wanted[0].sha256 if self._wanted is not None else None,
+            wanted_from=self._wanted[1] if self._wanted is not None else None,
+            reason=self._reason if state != TRAINING else "",
+            accuracy=self._accuracy,
+            accuracy_round=self._accuracy_round,
+            reports=self._reports if state == FINISHED else {},
+            complete=self._complete if state == FINISHED else False,
+        )
+
+    def _say(self) -> None:
+        """Publish the round document when it has changed, or when a beat is due."""
+        context = self._context
+        due = context.now_s >= self._beat_s + context.timing.lease_s / 3
+        if not self._dirty and not due:
+            return
+        self._dirty = False
+        self._beat += 1
+        self._beat_s = context.now_s
+        self.document = self._build()
+        context.emit(do.Publish(ROUND, self.document))
+
+    def _log(self, event: str, **fields: object) -> None:
+        run_id = self._run.run_id if self._run is not None else None
+        self._context.emit(do.LogRound(run_id, event, {"term": self.term, **fields}))
+
+    def _log_commit(self, ref: ModelRef) -> None:
+        self._log(
+            "committed",
+            round=ref.round,
+            sha256=ref.sha256,
+            base=self._base.sha256 if self._base is not None else "",
+            attempt=self._attempt,
+            accepted={
+                peer: {
+                    "digest": it.digest,
+                    "examples": it.examples,
+                    "codec": it.codec,
+                    "loss": it.loss,
+                    "s": it.seconds,
+                }
+                for peer, it in sorted(self._accepted.items())
+            },
+            refused=dict(self._refused),
+            missing=dict(self._missing),
+            seconds=round(self._context.now_s - self._opened_s, 6),
+        )
+
+
+def _mean_accuracy(reports: dict[str, Report]) -> float:
+    examples = sum(report.examples for report in reports.values())
+    return sum(report.accuracy * report.examples for _, report in sorted(reports.items())) / examples
+
+
+def _settings_fields(run: RunRecord) -> dict[str, object]:
+    return {name: getattr(run.settings, name) for name in run.settings.__dataclass_fields__}

@@ -1,0 +1,52 @@
+"""Which peers train in a round, and why the others do not."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+
+from edge_peer.protocol.messages import Presence, RunSettings
+
+
+def why_not(presence: Presence, model_digest: str) -> str:
+    """Why this peer cannot train for a controller whose model has this digest; empty: it can."""
+    if presence.model_digest != model_digest:
+        return (
+            f"its model {presence.model_id} has digest {presence.model_digest[:12]}, the controller's has "
+            f"{model_digest[:12]}: deploy the same artifacts to both"
+        )
+    if not presence.train:
+        return presence.note or "not willing to train"
+    if presence.examples < 1:
+        return "no training examples"
+    return ""
+
+
+def select(
+    able: Mapping[str, Presence],
+    settings: RunSettings,
+    times_used: Mapping[str, int],
+    rng: random.Random,
+) -> tuple[str, ...]:
+    """Pick the round's trainers among those that can.
+
+    Args:
+        able: Candidates by name.
+        settings: `strategy`, `fraction` and `updates_min`, which the pick never goes below while there are enough.
+        times_used: How often each trained in this run, as far as the controller knows.
+        rng: Breaks ties.
+
+    Returns:
+        Names, sorted.
+    """
+    wanted = len(able)
+    if settings.strategy != "all":
+        wanted = min(len(able), max(settings.updates_min, math.ceil(settings.fraction * len(able))))
+    names = sorted(able)
+    rng.shuffle(names)
+    if settings.strategy == "fastest":
+        names.sort(key=lambda peer: -able[peer].score)
+    elif settings.strategy == "least_used":
+        names.sort(key=lambda peer: times_used.get(peer, 0))
+    return tuple(sorted(names[:wanted]))

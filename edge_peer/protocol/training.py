@@ -1,0 +1,294 @@
+"""A trainer's part: what the controller's latest document asks of this peer.
+
+`step` compares the document with what is held and done, and starts what is missing; so a document that comes twice, or
+from a new controller that asks for the same, starts nothing twice. An update is kept until a document says that it was
+accepted or that its round is over, and is sent again, without training again, when it may have been lost.
+"""
+
+from __future__ import annotations
+
+from edge_peer.protocol import commands as do
+from edge_peer.protocol.context import Context
+from edge_peer.protocol.events import (
+    LocalEvaluated,
+    ModelEvaluated,
+    TrainingDone,
+    TrainingFailed,
+    TrainingKey,
+)
+from edge_peer.protocol.messages import (
+    FINISHED,
+    TRAINING,
+    WAITING,
+    Evaluation,
+    ModelRef,
+    Report,
+    Round,
+    UpdateOffer,
+)
+from edge_peer.protocol.state import RunRecord
+from edge_peer.protocol.topics import EVALUATION, MODEL
+
+
+class Trainer:
+    """What this peer does for whoever is controller."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._training: TrainingKey | None = None
+        self._update: TrainingDone | None = None
+        self._made: TrainingDone | None = None
+        self._local: tuple[TrainingKey, Report] | None = None
+        self._failed: TrainingKey | None = None
+        self._sent: tuple[str, int, str] | None = None
+        self._sent_s = float("-inf")
+        self._evaluating: str | None = None
+        self._evaluated: ModelEvaluated | None = None
+        self._told: tuple[str, int, bool] | None = None
+        self._told_s = float("-inf")
+        self._asked_s: float | None = None
+        self._served_s = float("-inf")
+        self._kept: frozenset[str] = frozenset()
+        self._row: tuple[str, int] | None = None
+        self._handed_in: str | None = None
+        self._outbox: UpdateOffer | None = None
+        self._reported_missing: tuple[int, int, int] | None = None
+
+    # ------------------------------------------------------------------ what happens
+
+    def on_connected(self) -> None:
+        """Nothing that was sent on the old connection is known to have arrived."""
+        self._sent = None
+        self._told = None
+        self._asked_s = None
+
+    def on_done(self, event: TrainingDone) -> None:
+        """The update is ready."""
+        if self._training == event.key:
+            self._training = None
+        self._update = self._made = event
+        self._sent = None
+
+    def on_local(self, event: LocalEvaluated) -> None:
+        """The local model's score is known."""
+        self._local = (event.key, event.report)
+
+    def on_failed(self, event: TrainingFailed) -> None:
+        """This round goes on without this peer, which says why in its presence."""
+        if self._training == event.key:
+            self._training = None
+            self._failed = event.key
+            self._context.failed_note = f"training of round {event.key.round} failed: {event.reason}"[:300]
+            self._context.log(self._context.failed_note, "ERROR")
+            self._context.publish_presence()
+
+    def on_evaluated(self, event: ModelEvaluated) -> None:
+        """The global model's score on the own test split is known; it is told at the next step."""
+        if self._evaluating == event.ref.sha256:
+            self._evaluating = None
+        self._evaluated = event
+        self._told = None
+
+    def take_own_update(self) -> UpdateOffer | None:
+        """The update for a controller that is this peer: it does not go over the broker."""
+        offer, self._outbox = self._outbox, None
+        return offer
+
+    def next_deadline_s(self) -> float:
+        """When `step` must be called again at the latest, because something may have been lost."""
+        resend = self._context.timing.resend_s
+        times = [self._sent_s + resend] if self._sent is not None else []
+        if self._asked_s is not None:
+            times.append(self._asked_s + resend)
+        return min(times, default=float("inf"))
+
+    # ------------------------------------------------------------------ going on
+
+    def step(self, controller: str, document: Round) -> None:
+        """Do what the controller's latest document asks for."""
+        self._adopt(document)
+        self._serve(document)
+        self._answer_if_missed(document)
+        base = document.base
+        run = self._context.state.run
+        if base is None or run is None or run.run_id != document.run_id:
+            self._stop_training_unless(None)
+            return
+        if base.sha256 not in self._context.models:
+            self._ask_for_model()
+            return
+        self._asked_s = None
+        if document.state == TRAINING and self._is_behind(base):
+            # Rounds never go back on a peer: it waits until the others have caught up with what it holds.
+            self._stop_training_unless(None)
+            return
+        self._context.hold(base)
+        self._keep(base)
+        self._evaluate(base)
+        if document.state == TRAINING and run.finished is None:
+            self._train(controller, document, base)
+        elif document.state == FINISHED:
+            self._stop_training_unless(None)
+        self._tell(controller, document)
+
+    def _adopt(self, document: Round) -> None:
+        """Take part in the run that is on."""
+        context = self._context
+        if document.state != TRAINING or document.run_id is None or document.run_number <= context.state.finished:
+            return
+        run = context.state.run
+        if (
+            run is None
+            or document.run_number > run.number
+            or (document.run_number == run.number and document.run_id > run.run_id)
+        ):
+            record = RunRecord(document.run_id, document.run_number, document.settings)
+            context.save(run=record)
+            self._update = self._local = self._evaluated = self._row = None
+            context.log(f"takes part in run {document.run_id}")
+
+    def _is_behind(self, base: ModelRef) -> bool:
+        held = self._context.state.held
+        return held is not None and held.run_id == base.run_id and held.round > base.round + 1
+
+    def _serve(self, document: Round) -> None:
+        """Publish the model that the controller wants from this peer."""
+        context = self._context
+        held = context.state.held
+        if document.wanted is None or document.wanted_from != context.peer or held is None:
+            return
+        if held.sha256 == document.wanted and context.now_s >= self._served_s + context.timing.resend_s / 2:
+            self._served_s = context.now_s
+            context.emit(do.PublishModel(held, retained=False))
+
+    def _answer_if_missed(self, document: Round) -> None:
+        """Taken for gone, but here: say so, once for each opening of a round."""
+        context = self._context
+        opening = (document.term, document.round, document.attempt)
+        if context.peer in document.missing and self._reported_missing != opening:
+            self._reported_missing = opening
+            context.publish_presence(always=True)
+
+    def _ask_for_model(self) -> None:
+        """The model document should have come with the round; if not, the broker still has it."""
+        context = self._context
+        if self._asked_s is None:
+            self._asked_s = context.now_s
+        elif context.now_s >= self._asked_s + context.timing.resend_s:
+            self._asked_s = context.now_s
+            context.emit(do.Subscribe((MODEL,)))
+
+    def _keep(self, base: ModelRef) -> None:
+        context = self._context
+        held = context.state.held
+        keep = frozenset({base.sha256, context.settings.initial_sha256} | ({held.sha256} if held else set()))
+        if keep != self._kept:
+            self._kept = keep
+            context.models &= keep
+            context.emit(do.KeepModels(keep))
+
+    def _evaluate(self, base: ModelRef) -> None:
+        context = self._context
+        if context.settings.test_examples < 1:
+            return
+        done = self._evaluated is not None and self._evaluated.ref.sha256 == base.sha256
+        if not done and self._evaluating != base.sha256:
+            self._evaluating = base.sha256
+            context.emit(do.StartEvaluation(base))
+
+    def _train(self, controller: str, document: Round, base: ModelRef) -> None:
+        context = self._context
+        key = TrainingKey(base.run_id, document.round, base.sha256)
+        self._stop_training_unless(key)
+        if self._update is not None and self._update.key != key:
+            self._update = None
+            self._sent = None
+        if self._failed != key and context.failed_note:
+            context.failed_note = ""
+            context.publish_presence()
+        if context.peer not in document.participants or context.peer in document.accepted:
+            return
+        if self._update is not None:
+            self._send(controller, document, self._update)
+        elif self._training is None and self._failed != key:
+            self._training = key
+            context.emit(do.StartTraining(key, document.settings))
+
+    def _stop_training_unless(self, key: TrainingKey | None) -> None:
+        if self._training is not None and self._training != key:
+            self._context.emit(do.CancelTraining(self._training))
+            self._training = None
+
+    def _send(self, controller: str, document: Round, update: TrainingDone) -> None:
+        context = self._context
+        sending = (controller, document.term, update.digest)
+        if self._sent == sending and context.now_s < self._sent_s + context.timing.resend_s:
+            return
+        if context.peer in document.refused and self._sent == sending:
+            return
+        self._sent, self._sent_s = sending, context.now_s
+        offer = UpdateOffer(
+            session=context.settings.session,
+            run_id=update.key.run_id,
+            term=document.term,
+            round=update.key.round,
+            base=update.key.base,
+            digest=update.digest,
+            examples=update.examples,
+            codec="float32",
+            loss=update.loss,
+            seconds=update.seconds,
+        )
+        if controller == context.peer:
+            self._outbox = offer
+        else:
+            context.emit(do.PublishUpdate(offer))
+
+    def _tell(self, controller: str, document: Round) -> None:
+        """Publish the evaluation, again where the controller has not listed it; write the CSV row once."""
+        context = self._context
+        event, base = self._evaluated, document.base
+        if event is None or base is None or event.ref.sha256 != base.sha256 or document.state == WAITING:
+            return
+        self._write_row(controller, event, base)
+        final = document.state == FINISHED
+        telling = (base.sha256, document.term, final)
+        missed = final and context.peer not in document.reports
+        overdue = missed and context.now_s >= self._told_s + context.timing.resend_s
+        if self._told != telling or overdue:
+            self._told, self._told_s = telling, context.now_s
+            evaluation = Evaluation(context.settings.session, base.run_id, base.round, base.sha256, event.report, final)
+            context.emit(do.Publish(EVALUATION, evaluation))
+        if final and self._handed_in != base.run_id:
+            self._handed_in = base.run_id
+            context.emit(do.RunFinished(base, document.settings, document.reason))
+
+    def _write_row(self, controller: str, event: ModelEvaluated, base: ModelRef) -> None:
+        """The row of round r: the training of round r, and the score of the model after it."""
+        context = self._context
+        if self._row is not None and self._row >= (base.run_id, base.round) and self._row[0] == base.run_id:
+            return
+        self._row = (base.run_id, base.round)
+        update = self._last_update(base)
+        local = self._local[1] if update and self._local and self._local[0] == update.key else None
+        role = "controller" if controller == context.peer else "trainer" if update else "observer"
+        context.emit(
+            do.WriteRow(
+                run_id=base.run_id,
+                term=base.term,
+                round=base.round,
+                role=role,
+                controller=controller,
+                report=event.report,
+                evaluation_s=event.seconds,
+                examples=update.examples if update else 0,
+                train_loss=update.loss if update else None,
+                training_s=update.seconds if update else None,
+                local=local,
+            )
+        )
+
+    def _last_update(self, base: ModelRef) -> TrainingDone | None:
+        """The update that this peer made for the round whose model this is."""
+        update = self._made
+        return update if update and (update.key.run_id, update.key.round) == (base.run_id, base.round) else None
