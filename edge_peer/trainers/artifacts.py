@@ -1,0 +1,159 @@
+"""The exported model in a folder: every field and digest is checked before anything uses it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from aggregator_core.layout import Layout, LayoutError
+from edge_peer.errors import ResourceError
+from edge_peer.protocol.topics import is_name
+from edge_peer.trainers.interface import F32
+
+FORMAT = 1
+FILES = ("initial.safetensors", "train.tflite")
+#: Fields that two boards must share to train together; their digest is the model's.
+FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
+
+
+class ModelError(ResourceError):
+    """A model's artifacts are missing or damaged; the message names file, field, value and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArtifacts:
+    """A model as a board needs it.
+
+    Attributes:
+        digest: Same on two boards if and only if they can train together.
+        input_shape: Of one example, uint8.
+        initial_sha256: Digest of the initial weights as a flat little-endian float32 vector.
+    """
+
+    folder: Path
+    model_id: str
+    digest: str
+    layout: Layout
+    input_shape: tuple[int, ...]
+    classes: int
+    batch_size: int
+    evaluation_batch_size: int
+    initial_sha256: str
+
+    @property
+    def train_path(self) -> Path:
+        """The TFLite file with the `train` and `infer` signatures."""
+        return self.folder / "train.tflite"
+
+    def initial(self) -> F32:
+        """The weights that every run starts from, shape (p,), float32."""
+        return _initial(self.folder / "initial.safetensors", self.layout)
+
+
+def load_artifacts(folder: Path) -> ModelArtifacts:
+    """Read and check a folder of artifacts.
+
+    Raises:
+        ModelError: A file is missing, is not the one that the manifest names, or a field is wrong.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _error(path, f"cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise _error(path, f"is not JSON ({error})") from None
+    if not isinstance(manifest, dict):
+        raise _error(path, "is not an object")
+    fields = _Fields(path, manifest)
+    if fields.integer("format", 1, 1000) != FORMAT:
+        raise _error(path, f"format is {manifest['format']}, this program reads {FORMAT}")
+    files = fields.object("files")
+    for name in FILES:
+        _check_file(path, folder / name, files.get(name))
+    shared = {name: fields.get(name) for name in FEDERATED}
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    if fields.get("digest") != digest:
+        raise _error(path, f"digest is {str(manifest['digest'])[:12]!r}, but its fields make {digest[:12]!r}")
+    try:
+        layout = Layout.from_json(manifest["layout"])
+    except LayoutError as error:
+        raise _error(path, f"layout: {error}") from None
+    shape = fields.object("input").get("shape")
+    if not isinstance(shape, list) or not shape or not all(_positive(size) for size in shape):
+        raise _error(path, f"input.shape is {shape!r}, not a list of positive integers")
+    model_id = fields.get("model_id")
+    if not isinstance(model_id, str) or not is_name(model_id):
+        raise _error(path, f"model_id is {model_id!r}, not a name")
+    vector = _initial(folder / "initial.safetensors", layout)
+    return ModelArtifacts(
+        folder=folder,
+        model_id=model_id,
+        digest=digest,
+        layout=layout,
+        input_shape=tuple(shape),
+        classes=fields.integer("classes", 2, 1_000_000),
+        batch_size=fields.integer("batch_size", 1, 65_536),
+        evaluation_batch_size=fields.integer("evaluation_batch_size", 1, 65_536),
+        initial_sha256=hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest(),
+    )
+
+
+class _Fields:
+    def __init__(self, path: Path, value: dict[str, Any]) -> None:
+        self._path, self._value = path, value
+
+    def get(self, name: str) -> Any:
+        if name not in self._value:
+            raise _error(self._path, f"{name} is missing")
+        return self._value[name]
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self.get(name)
+        if not _positive(value) or not low <= value <= high:
+            raise _error(self._path, f"{name} is {value!r}, not an integer from {low} to {high}")
+        return int(value)
+
+    def object(self, name: str) -> dict[str, Any]:
+        value = self.get(name)
+        if not isinstance(value, dict):
+            raise _error(self._path, f"{name} is {value!r}, not an object")
+        return value
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_file(manifest: Path, path: Path, facts: Any) -> None:
+    if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
+        raise _error(manifest, f"files.{path.name} has no sha256")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _error(path, f"cannot be read ({error.strerror})") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != facts["sha256"]:
+        raise _error(path, f"is damaged: sha256 {digest[:12]}, the manifest says {facts['sha256'][:12]}")
+
+
+def _initial(path: Path, layout: Layout) -> F32:
+    try:
+        vector = layout.join(load(path.read_bytes()))
+    except (OSError, SafetensorError, LayoutError) as error:
+        raise _error(path, f"does not hold the layout's weights ({error})") from None
+    if not math.isfinite(float(np.abs(vector).sum())):
+        raise _error(path, "holds weights that are not finite")
+    return vector
+
+
+def _error(path: Path, problem: str) -> ModelError:
+    return ModelError(f"{path}: {problem}; make the artifacts with `make model`, or deploy them again")

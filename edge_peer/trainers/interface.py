@@ -1,0 +1,75 @@
+"""What a backend does: train and evaluate the model on flat weight vectors, cancellable between batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """The work was cancelled between two batches; nothing of it remains."""
+
+
+class TrainingDivergedError(Exception):
+    """The loss or the weights are not finite any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a training gave.
+
+    Attributes:
+        weights: Shape (p,), float32.
+        loss: Mean over the examples of the last epoch.
+        examples: In the shard.
+        steps: Batches of all epochs.
+        seconds: Wall time.
+    """
+
+    weights: F32
+    loss: float
+    examples: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What a model scores: accuracy in 0..1 and mean cross-entropy over `examples`, in `seconds`."""
+
+    accuracy: float
+    loss: float
+    examples: int
+    seconds: float
+
+
+class Trainer(Protocol):
+    """A backend; not safe for use by several threads at a time."""
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of the interpreter or framework."""
+
+    def train(
+        self, weights: F32, x: U8, y: I32, *, epochs: int, learning_rate: float, seed: int,
+        cancelled: Callable[[], bool],
+    ) -> TrainingResult:
+        """Train from `weights` (shape (p,), not modified) on x (n, ...) and y (n,).
+
+        The same arguments give the same bytes on the same kind of processor.
+
+        Raises:
+            Cancelled: `cancelled()` was true between two batches.
+            TrainingDivergedError: The result is not finite.
+        """
+
+    def evaluate(self, weights: F32, x: U8, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:
+        """Score `weights` on x and y; raises Cancelled."""

@@ -1,0 +1,152 @@
+"""Train with a TFLite interpreter alone: `ai-edge-litert`, or `tflite-runtime` where that is what the board has.
+
+The exported model takes the flat weight vector as an input and gives the new one as an output, so a step is: copy a batch
+in, invoke, copy the weights back. Buffers are used in place; a signature runner would copy and look up every tensor by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_peer.errors import ResourceError
+from edge_peer.trainers.artifacts import ModelArtifacts, ModelError
+from edge_peer.trainers.interface import F32, I32, U8, Cancelled, EvaluationResult, TrainingDivergedError, TrainingResult
+
+RUNTIMES = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+)
+
+
+def load_runtime() -> tuple[str, Any]:
+    """The installed interpreter: (name and version, its module).
+
+    Raises:
+        ResourceError: None is installed.
+    """
+    for package, module in RUNTIMES:
+        try:
+            return f"{package} {version(package)}", importlib.import_module(module)
+        except (ImportError, PackageNotFoundError):
+            continue
+    raise ResourceError(
+        "no TFLite interpreter is installed: pip install 'edge-peer[litert]' on 64-bit boards, "
+        "'edge-peer[tflite]' on 32-bit ARM"
+    )
+
+
+class _Signature:
+    """One signature's interpreter, with views of its input and output buffers by name.
+
+    Each signature has an interpreter of its own: their buffers then stay where they are, and views of them stay good.
+    """
+
+    def __init__(self, module: Any, content: bytes, name: str, threads: int) -> None:
+        # The default delegate packs constant weights once; here weights are inputs, so it only costs memory.
+        resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        self._interpreter = module.Interpreter(
+            model_content=content, num_threads=threads, experimental_op_resolver_type=resolver
+        )
+        runner = self._interpreter.get_signature_runner(name)
+        # Resolves the buffers of this signature's subgraph; its first call allocates them.
+        self._runner = runner
+        self.inputs = {key: tuple(detail["shape"]) for key, detail in runner.get_input_details().items()}
+
+    def __call__(self, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        outputs: dict[str, npt.NDArray[Any]] = self._runner(**inputs)
+        return outputs
+
+
+class LiteRTTrainer:
+    """The backend of boards without TensorFlow.
+
+    Args:
+        artifacts: The exported model.
+        threads: Of the interpreter; a small model is faster with one.
+
+    Raises:
+        ResourceError: No interpreter is installed, or it cannot load the model.
+    """
+
+    def __init__(self, artifacts: ModelArtifacts, threads: int = 1) -> None:
+        self._artifacts = artifacts
+        self.runtime, module = load_runtime()
+        content = artifacts.train_path.read_bytes()
+        try:
+            self._train = _Signature(module, content, "train", threads)
+            self._infer = _Signature(module, content, "infer", threads)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{artifacts.train_path}: {self.runtime} cannot load it ({error}); export it again with `make model`"
+            ) from None
+
+    def train(
+        self,
+        weights: F32,
+        x: U8,
+        y: I32,
+        *,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
+        cancelled: Callable[[], bool],
+    ) -> TrainingResult:
+        """See `Trainer.train`."""
+        started = time.perf_counter()
+        examples, batch = len(y), self._artifacts.batch_size
+        rng = np.random.default_rng(seed)
+        images = np.zeros((batch, *self._artifacts.input_shape), np.uint8)
+        labels = np.zeros(batch, np.int32)
+        sample_weight = np.ones(batch, np.float32)
+        rate = np.float32(learning_rate)
+        current, steps, loss = weights, 0, 0.0
+        for _ in range(epochs):
+            order = rng.permutation(examples)
+            total = 0.0
+            for start in range(0, examples, batch):
+                if cancelled():
+                    raise Cancelled
+                picked = order[start : start + batch]
+                count = len(picked)
+                np.take(x, picked, axis=0, out=images[:count])
+                np.take(y, picked, out=labels[:count])
+                sample_weight[:count] = 1.0
+                sample_weight[count:] = 0.0
+                outputs = self._train(
+                    weights=current, x=images, y=labels, sample_weight=sample_weight, learning_rate=rate
+                )
+                current = outputs["weights"]
+                total += float(outputs["loss"]) * count
+                steps += 1
+            loss = total / examples
+        if not (np.isfinite(loss) and np.isfinite(current).all()):
+            raise TrainingDivergedError(
+                f"loss or weights are not finite with learning_rate {learning_rate:g}; choose a smaller one"
+            )
+        return TrainingResult(np.array(current, np.float32), loss, examples, steps, time.perf_counter() - started)
+
+    def evaluate(self, weights: F32, x: U8, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:
+        """See `Trainer.evaluate`."""
+        started = time.perf_counter()
+        examples, batch = len(y), self._artifacts.evaluation_batch_size
+        images = np.zeros((batch, *self._artifacts.input_shape), np.uint8)
+        correct, loss = 0, 0.0
+        for start in range(0, examples, batch):
+            if cancelled():
+                raise Cancelled
+            count = min(batch, examples - start)
+            images[:count] = x[start : start + count]
+            labels = y[start : start + count]
+            logits = self._infer(weights=weights, x=images)["logits"][:count].astype(np.float64)
+            correct += int((logits.argmax(axis=1) == labels).sum())
+            logits -= logits.max(axis=1, keepdims=True)
+            log_sum = np.log(np.exp(logits).sum(axis=1))
+            loss += float((log_sum - logits[np.arange(count), labels]).sum())
+        return EvaluationResult(correct / examples, loss / examples, examples, time.perf_counter() - started)

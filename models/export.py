@@ -1,0 +1,237 @@
+"""Turn a Keras model into what a board trains with: `python -m models.export models/image_cnn.py`.
+
+The model's module has a function `build()` that returns a Keras model of logits over uint8 inputs, and the constants
+`BATCH`, `EVALUATION_BATCH` and `CLASSES`. Written are, into one folder:
+
+    train.tflite         signatures `train` (one SGD step) and `infer`, of builtin TFLite operations only, on one flat
+                         float32 weight vector
+    initial.safetensors  the weights that every run starts from
+    manifest.json        layout of the vector, input contract, and digests of all of it
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from safetensors.numpy import save
+
+from aggregator_core.layout import Layout, Tensor
+from models import gradients
+
+FORMAT = 1
+#: Fields of the manifest that two boards must share to train together.
+FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
+
+
+class ExportError(Exception):
+    """The model cannot be exported; the message names the layer and what to use instead."""
+
+
+def load_module(path: Path) -> ModuleType:
+    """Import a model's file by its path; raises ExportError when something that export needs is not in it."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ExportError(f"{path}: no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("build", "BATCH", "EVALUATION_BATCH", "CLASSES"):
+        if not hasattr(module, name):
+            raise ExportError(f"{path}: {name} is missing; models/image_cnn.py is an example")
+    return module
+
+
+def layout_of(model: keras.Model) -> Layout:
+    """Where the model's trainable variables stand in the flat vector."""
+    if model.non_trainable_variables:
+        names = ", ".join(variable.path for variable in model.non_trainable_variables[:3])
+        raise ExportError(f"{names}: layers with state that is not trained are not supported yet")
+    tensors, offset = [], 0
+    for variable in model.trainable_variables:
+        shape = tuple(int(size) for size in variable.shape)
+        weight = len(shape) > 1
+        tensors.append(
+            Tensor(variable.path, shape, offset, len(shape) - 1 if weight else None, "weight" if weight else "bias")
+        )
+        offset += tensors[-1].size
+    return Layout(tuple(tensors))
+
+
+def cross_entropy(logits: Any, labels: Any, classes: int) -> Any:
+    """Sparse softmax cross-entropy per example, written out: the fused operation has no builtin gradient."""
+    shifted = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
+    log_sum = tf.math.log(tf.reduce_sum(tf.exp(shifted), axis=-1))
+    return log_sum - tf.reduce_sum(shifted * tf.one_hot(labels, classes), axis=-1)
+
+
+def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
+    """The traced `train` and `infer` functions on the flat weight vector."""
+    layout = layout_of(model)
+    image = tuple(model.input_shape[1:])
+
+    def unpack(vector: Any) -> list[Any]:
+        return [tf.reshape(vector[it.offset : it.offset + it.size], it.shape) for it in layout.tensors]
+
+    def forward(weights: list[Any], x: Any, training: bool) -> Any:
+        logits, _ = model.stateless_call(weights, [], tf.cast(x, tf.float32), training=training)
+        return logits
+
+    @tf.function(autograph=False)
+    def train(weights: Any, x: Any, y: Any, sample_weight: Any, learning_rate: Any) -> dict[str, Any]:
+        parts = unpack(weights)
+        with gradients.with_builtin_gradients():
+            losses = cross_entropy(forward(parts, x, True), y, module.CLASSES)
+            # A padded batch counts its real examples only; an empty one changes nothing.
+            loss = tf.reduce_sum(losses * sample_weight) / tf.maximum(tf.reduce_sum(sample_weight), 1e-12)
+            grads = tf.gradients(loss, parts)
+        flat = tf.concat([tf.reshape(grad, [-1]) for grad in grads], 0)
+        return {"weights": weights - learning_rate * flat, "loss": loss}
+
+    @tf.function(autograph=False)
+    def infer(weights: Any, x: Any) -> dict[str, Any]:
+        return {"logits": forward(unpack(weights), x, False)}
+
+    vector = tf.TensorSpec((layout.size,), tf.float32, name="weights")
+    train_function = train.get_concrete_function(
+        vector,
+        tf.TensorSpec((module.BATCH, *image), tf.uint8, name="x"),
+        tf.TensorSpec((module.BATCH,), tf.int32, name="y"),
+        tf.TensorSpec((module.BATCH,), tf.float32, name="sample_weight"),
+        tf.TensorSpec((), tf.float32, name="learning_rate"),
+    )
+    infer_function = infer.get_concrete_function(
+        vector, tf.TensorSpec((module.EVALUATION_BATCH, *image), tf.uint8, name="x")
+    )
+    return train_function, infer_function
+
+
+def check_forward(infer: Any) -> None:
+    """Refuse a model whose forward graph holds an operation that cannot be differentiated on a board."""
+    for name, kind in gradients.unsupported(infer.graph):
+        layer = name.split("/")[-2] if "/" in name else name
+        raise ExportError(
+            f"layer {layer!r}: operation {kind} cannot be trained on a board; use Dense, Conv2D (without dilation), "
+            "Flatten, Reshape, Rescaling and relu"
+        )
+
+
+def convert(train: Any, infer: Any) -> bytes:
+    """Both functions as one TFLite file; the converter refuses whatever is not a builtin operation."""
+    module = tf.Module()
+    module.train, module.infer = train, infer
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(
+            module,
+            folder,
+            signatures={"train": train, "infer": infer},
+            # Otherwise TensorFlow looks the gradients up in its own registry when it loads the model again.
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["train", "infer"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        try:
+            content: bytes = converter.convert()
+        except Exception as error:
+            raise ExportError(f"the model needs operations that boards do not have: {error}") from error
+    return content
+
+
+def export(path: Path, out: Path, seed: int) -> dict[str, Any]:
+    """Write the artifacts of a model's file into a folder; nothing is written when something is wrong.
+
+    Args:
+        path: The model's Python file.
+        out: The folder.
+        seed: Of the initial weights.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ExportError: The model cannot be trained on a board.
+    """
+    module = load_module(path)
+    keras.utils.set_random_seed(seed)
+    model = module.build()
+    layout = layout_of(model)
+    train, infer = functions(model, module)
+    check_forward(infer)
+    vector = np.concatenate([np.asarray(it, np.float32).reshape(-1) for it in model.trainable_variables])
+    files = {
+        "initial.safetensors": save(layout.split(vector)),
+        "train.tflite": convert(train, infer),
+    }
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "model_id": path.stem,
+        "source": {"file": path.name, "sha256": _sha256(path.read_bytes())},
+        "parameters": layout.size,
+        "layout": layout.to_json(),
+        "input": {"shape": list(model.input_shape[1:]), "dtype": "uint8", "scaling": "in the model's graph"},
+        "classes": module.CLASSES,
+        "loss": "sparse_categorical_crossentropy",
+        "optimizer": {"name": "sgd"},
+        "batch_size": module.BATCH,
+        "evaluation_batch_size": module.EVALUATION_BATCH,
+        "seed": seed,
+        "files": {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in files.items()},
+        "made_with": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    shared = {name: manifest[name] for name in FEDERATED}
+    manifest["digest"] = _sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode())
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write(out / name, content)
+    # Last: a folder with a manifest is whole.
+    _write(out / "manifest.json", json.dumps(manifest, sort_keys=True, indent=2).encode() + b"\n")
+    return manifest
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m models.export", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("model", type=Path, help="the model's Python file, such as models/image_cnn.py")
+    parser.add_argument("--out", type=Path, help="folder for the artifacts (default: models/artifacts/<model>)")
+    parser.add_argument("--seed", type=int, default=1, help="of the initial weights (default: 1)")
+    options = parser.parse_args(arguments)
+    out = options.out or Path(__file__).parent / "artifacts" / options.model.stem
+    try:
+        manifest = export(options.model, out, options.seed)
+    except (ExportError, NotImplementedError) as error:
+        print(f"models.export: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {manifest['parameters']} parameters, digest {manifest['digest'][:12]}")
+    for name, facts in manifest["files"].items():
+        print(f"  {name:20} {facts['bytes']:>8} bytes  sha256 {facts['sha256'][:12]}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
