@@ -59,7 +59,14 @@ class Trainer(Protocol):
         """Name and version of the interpreter or framework."""
 
     def train(
-        self, weights: F32, x: U8, y: I32, *, epochs: int, learning_rate: float, seed: int,
+        self,
+        weights: F32,
+        x: U8,
+        y: I32,
+        *,
+        epochs: int,
+        learning_rate: float,
+        seed: int,
         cancelled: Callable[[], bool],
     ) -> TrainingResult:
         """Train from `weights` (shape (p,), not modified) on x (n, ...) and y (n,).
