@@ -15,7 +15,7 @@ def test_norm_does_not_overflow_in_float32() -> None:
 def test_norm_bound() -> None:
     vector = np.array([3, 4], np.float32)
     check_update(vector, 2, norm_max=5.0)
-    with pytest.raises(RefusedUpdateError, match="norm 5 is above the bound 4.9"):
+    with pytest.raises(RefusedUpdateError, match=r"norm 5 is above the bound 4\.9"):
         check_update(vector, 2, norm_max=4.9)
 
 

@@ -1,0 +1,1 @@
+"""Find a data set, divide it among peers, and describe the division."""

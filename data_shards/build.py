@@ -1,0 +1,94 @@
+"""Divide a data set into a folder of shards with a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_shards.datasets import Dataset
+from data_shards.shard import Shard, encode_shard, write_atomically
+from data_shards.split import divide, limit, matching_test
+
+FORMAT = 1
+
+
+def build(
+    dataset: Dataset,
+    peers: Sequence[str],
+    scheme: str,
+    seed: int,
+    out: Path,
+    examples: int | None = None,
+    test_examples: int | None = None,
+) -> dict[str, Any]:
+    """Write one shard a peer and `manifest.json`, the same bytes for the same arguments.
+
+    Args:
+        dataset: What is divided.
+        peers: Names, one shard each.
+        scheme: See `split`.
+        seed: Of everything that is drawn.
+        out: The folder; made if it is not there.
+        examples: At most this many training examples a peer.
+        test_examples: At most this many test examples a peer.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DataError: The division is impossible.
+    """
+    rng = np.random.default_rng(seed)
+    labels = dataset.y_train
+    train = [limit(part, examples, rng) for part in divide(scheme, labels, len(peers), rng)]
+    test = matching_test([labels[part] for part in train], dataset.y_test, rng)
+    test = [limit(part, test_examples, rng) for part in test]
+    out.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for peer, mine, tested in zip(peers, train, test, strict=True):
+        shard = Shard(
+            x_train=dataset.x_train[mine],
+            y_train=labels[mine],
+            x_test=dataset.x_test[tested],
+            y_test=dataset.y_test[tested],
+            classes=dataset.classes,
+            metadata={
+                "peer": peer,
+                "dataset": dataset.name,
+                "dataset_sha256": dataset.sha256,
+                "scheme": scheme,
+                "seed": str(seed),
+            },
+        )
+        content = encode_shard(shard)
+        write_atomically(out / f"{peer}.safetensors", content)
+        entries[peer] = {
+            "file": f"{peer}.safetensors",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "train": len(mine),
+            "test": len(tested),
+            "train_classes": _counts(shard.y_train, dataset.classes),
+            "test_classes": _counts(shard.y_test, dataset.classes),
+        }
+    manifest = {
+        "format": FORMAT,
+        "dataset": dataset.name,
+        "dataset_sha256": dataset.sha256,
+        "classes": dataset.classes,
+        "scheme": scheme,
+        "seed": seed,
+        "peers": entries,
+    }
+    write_atomically(out / "manifest.json", json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
+    return manifest
+
+
+def _counts(labels: npt.NDArray[np.int32], classes: int) -> list[int]:
+    return [int(count) for count in np.bincount(labels, minlength=classes)]

@@ -1,0 +1,99 @@
+"""One peer's data in one file: `<peer>.safetensors` with uint8 examples and int32 labels, training and test split."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from data_shards.errors import ShardError
+
+FORMAT = "1"
+TENSORS = {"x_train": np.uint8, "y_train": np.int32, "x_test": np.uint8, "y_test": np.int32}
+REMEDY = "make it with `python -m data_shards`, or deploy it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one peer trains on and is tested on.
+
+    Attributes:
+        x_train: Shape (n, ...), uint8.
+        y_train: Shape (n,), int32, 0 to classes - 1.
+        x_test: Shape (m, ...), uint8.
+        y_test: Shape (m,), int32.
+        metadata: peer, dataset, dataset_sha256, scheme, seed.
+    """
+
+    x_train: npt.NDArray[np.uint8]
+    y_train: npt.NDArray[np.int32]
+    x_test: npt.NDArray[np.uint8]
+    y_test: npt.NDArray[np.int32]
+    classes: int
+    metadata: dict[str, str]
+
+
+def encode_shard(shard: Shard) -> bytes:
+    """A shard as the bytes of its file; the same shard gives the same bytes."""
+    metadata = {**shard.metadata, "format": FORMAT, "classes": str(shard.classes)}
+    tensors = {name: np.ascontiguousarray(getattr(shard, name)) for name in TENSORS}
+    return save(tensors, dict(sorted(metadata.items())))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, even when the power goes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_shard(path: Path) -> Shard:
+    """Read and check one peer's file.
+
+    Raises:
+        ShardError: It is missing, damaged, or its arrays do not fit each other.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = dict(file.metadata() or {})
+            names = set(file.keys())
+            if names != set(TENSORS):
+                raise ShardError(f"{path}: has {sorted(names)}, not {sorted(TENSORS)}; {REMEDY}")
+            arrays = {name: file.get_tensor(name) for name in TENSORS}
+    except (OSError, SafetensorError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise ShardError(f"{path}: cannot be read ({reason}); {REMEDY}") from None
+    if metadata.get("format") != FORMAT:
+        raise ShardError(f"{path}: format is {metadata.get('format')!r}, this program reads {FORMAT!r}; {REMEDY}")
+    text = metadata.get("classes", "")
+    classes = int(text) if text.isdecimal() and len(text) < 9 else 0
+    if classes < 2:
+        raise ShardError(f"{path}: classes is {text!r}, not a number above 1; {REMEDY}")
+    for name, dtype in TENSORS.items():
+        if arrays[name].dtype != dtype:
+            raise ShardError(f"{path}: {name} is {arrays[name].dtype}, not {np.dtype(dtype)}; {REMEDY}")
+    for part in ("train", "test"):
+        _check(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"], classes)
+    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        raise ShardError(f"{path}: training and test examples have different shapes; {REMEDY}")
+    return Shard(**arrays, classes=classes, metadata=metadata)
+
+
+def _check(path: Path, part: str, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int32], classes: int) -> None:
+    if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or len(y) == 0:
+        raise ShardError(f"{path}: {part} has examples {list(x.shape)} and labels {list(y.shape)}; {REMEDY}")
+    if int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ShardError(f"{path}: y_{part} has labels from {y.min()} to {y.max()}, outside 0..{classes - 1}; {REMEDY}")

@@ -1,0 +1,171 @@
+"""Divide examples among peers: pure functions of labels, number of peers and a seeded generator.
+
+A division is a list of index arrays, one a peer: sorted, never empty, never overlapping.
+
+    iid            everyone gets a random part of the same size
+    dirichlet:A    each class is shared in proportions drawn from Dirichlet(A): the smaller A, the more uneven
+                   (Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
+                   Classification", 2019, arXiv:1909.06335)
+    labels:K       everyone gets examples of at most K classes (McMahan et al. 2017, arXiv:1602.05629, section 3)
+    quantity:A     random parts whose sizes are drawn from Dirichlet(A)
+    module:name    your own function of (labels, peers, rng)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from data_shards.errors import DataError
+
+Indices = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int32]
+Division = list[Indices]
+SplitFunction = Callable[[Labels, int, np.random.Generator], Division]
+
+#: Nobody gets fewer: a peer without data of its own could not take part.
+EXAMPLES_MIN = 2
+
+
+def iid(labels: Labels, peers: int, rng: np.random.Generator) -> Division:
+    """Random parts of the same size."""
+    return [part.astype(np.int64) for part in np.array_split(rng.permutation(len(labels)), peers)]
+
+
+def dirichlet(labels: Labels, peers: int, rng: np.random.Generator, alpha: float) -> Division:
+    """Each class in proportions drawn from Dirichlet(alpha)."""
+    parts: list[list[Indices]] = [[] for _ in range(peers)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        cuts = (np.cumsum(rng.dirichlet(np.full(peers, alpha)))[:-1] * len(members)).astype(int)
+        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+            part.append(piece)
+    return [np.concatenate(part).astype(np.int64) for part in parts]
+
+
+def labels_per_peer(labels: Labels, peers: int, rng: np.random.Generator, count: int) -> Division:
+    """Every class has about as many holders as every other, and its examples are shared among them evenly."""
+    classes = np.unique(labels)
+    if count > len(classes):
+        raise DataError(f"split labels:{count}: the data has {len(classes)} classes; choose at most that many")
+    if peers * count < len(classes):
+        raise DataError(
+            f"split labels:{count}: {peers} peers with {count} classes each cannot hold all {len(classes)} classes; "
+            f"choose labels:{-(-len(classes) // peers)} or more"
+        )
+    # Round robin over a shuffled list of classes: consecutive classes are distinct, so a peer holds `count` of them.
+    order = rng.permutation(classes)
+    holders: dict[int, list[int]] = {int(label): [] for label in classes}
+    for place in range(peers * count):
+        holders[int(order[place % len(order)])].append(place // count)
+    parts: list[list[Indices]] = [[] for _ in range(peers)]
+    for label, owners in holders.items():
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for owner, piece in zip(owners, np.array_split(members, len(owners)), strict=True):
+            parts[owner].append(piece)
+    return [np.concatenate(part).astype(np.int64) for part in parts]
+
+
+def quantity(labels: Labels, peers: int, rng: np.random.Generator, alpha: float) -> Division:
+    """Random parts of sizes drawn from Dirichlet(alpha)."""
+    cuts = (np.cumsum(rng.dirichlet(np.full(peers, alpha)))[:-1] * len(labels)).astype(int)
+    return [part.astype(np.int64) for part in np.split(rng.permutation(len(labels)), cuts)]
+
+
+def parse(scheme: str) -> SplitFunction:
+    """The function that a scheme's text names.
+
+    Raises:
+        DataError: No such scheme, or a parameter out of range.
+    """
+    name, _, parameter = scheme.partition(":")
+    if scheme == "iid":
+        return iid
+    if name in ("dirichlet", "quantity"):
+        alpha = _number(scheme, parameter)
+        skewed = dirichlet if name == "dirichlet" else quantity
+        return lambda labels, peers, rng: skewed(labels, peers, rng, alpha)
+    if name == "labels":
+        count = int(_number(scheme, parameter, whole=True))
+        return lambda labels, peers, rng: labels_per_peer(labels, peers, rng, count)
+    if parameter:
+        try:
+            function: SplitFunction = getattr(importlib.import_module(name), parameter)
+        except (ImportError, AttributeError) as error:
+            raise DataError(f"split {scheme!r}: {error}") from None
+        return function
+    raise DataError(f"split {scheme!r}: choose iid, dirichlet:0.3, labels:2, quantity:1.5 or module:function")
+
+
+def _number(scheme: str, text: str, whole: bool = False) -> float:
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value <= 1e6:
+        kind = "whole number" if whole else "number"
+        raise DataError(f"split {scheme!r}: {text!r} is not a {kind} above 0, as in dirichlet:0.3 or labels:2")
+    return value
+
+
+def divide(scheme: str, labels: Labels, peers: int, rng: np.random.Generator) -> Division:
+    """Divide by a scheme, and see to it that nobody's part is too small and none overlap.
+
+    A part below `EXAMPLES_MIN` is filled up with examples of the largest part, one by one from its end: the rule is
+    the same on every machine.
+
+    Raises:
+        DataError: The scheme is unknown, its result is not a division, or there are too few examples.
+    """
+    if len(labels) < peers * EXAMPLES_MIN:
+        raise DataError(f"{len(labels)} examples are too few for {peers} peers with at least {EXAMPLES_MIN} each")
+    parts = [np.asarray(part) for part in parse(scheme)(labels, peers, rng)]
+    if len(parts) != peers or any(part.ndim != 1 or not np.issubdtype(part.dtype, np.integer) for part in parts):
+        raise DataError(f"split {scheme!r} gave {len(parts)} parts, not {peers} one-dimensional arrays of indices")
+    together = np.concatenate(parts)
+    if len(np.unique(together)) != len(together):
+        raise DataError(f"split {scheme!r} gave an example to two peers")
+    if len(together) and (together.min() < 0 or together.max() >= len(labels)):
+        raise DataError(f"split {scheme!r} gave indices outside 0..{len(labels) - 1}")
+    for index, part in enumerate(parts):
+        while len(parts[index]) < EXAMPLES_MIN:
+            richest = max(range(peers), key=lambda peer: len(parts[peer]))
+            if len(parts[richest]) <= EXAMPLES_MIN:
+                raise DataError(f"split {scheme!r} left peer {index + 1} with {len(part)} examples")
+            parts[index] = np.append(parts[index], parts[richest][-1])
+            parts[richest] = parts[richest][:-1]
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def limit(part: Indices, count: int | None, rng: np.random.Generator) -> Indices:
+    """At most `count` of a peer's examples, drawn at random."""
+    if count is None or count >= len(part):
+        return part
+    return np.sort(rng.permutation(part)[:count])
+
+
+def matching_test(train: list[Labels], labels: Labels, rng: np.random.Generator) -> Division:
+    """Divide the test set so that each peer is tested on the classes that it trains on.
+
+    Each class's test examples are shared in proportion to how many of its training examples each peer holds; so with
+    iid shards everyone gets the same number of each class, and the mean over peers weighted by test examples is the
+    accuracy on the whole test set.
+    """
+    parts: list[list[Indices]] = [[] for _ in train]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held = np.array([np.count_nonzero(part == label) for part in train], np.float64)
+        if held.sum() == 0:
+            held[:] = 1
+        cuts = np.rint(np.cumsum(held)[:-1] / held.sum() * len(members)).astype(int)
+        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+            part.append(piece)
+    division = [np.concatenate(part).astype(np.int64) for part in parts]
+    for index in range(len(division)):
+        if len(division[index]) == 0:
+            richest = max(range(len(division)), key=lambda peer: len(division[peer]))
+            division[index], division[richest] = division[richest][-1:], division[richest][:-1]
+    return [np.sort(part) for part in division]
