@@ -1,9 +1,9 @@
 """Gradients written with operations that the TFLite interpreter carries.
 
 TensorFlow's own gradient of a convolution or a relu is an operation (Conv2DBackpropFilter, ReluGrad) that TFLite knows
-only through its Select TF extension, which neither `tflite-runtime` nor `ai-edge-litert` contains. Each gradient here is
-the same mathematics out of convolutions, products and comparisons. They are registered by name and take effect inside
-`with_builtin_gradients()` around code that `tf.gradients` differentiates; a GradientTape would not see them.
+only through its Select TF extension, which neither `tflite-runtime` nor `ai-edge-litert` contains. Each gradient here
+is the same mathematics out of convolutions, products and comparisons. They are registered by name and take effect
+inside `with_builtin_gradients()` around code that `tf.gradients` differentiates; a GradientTape would not see them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Theory of operation. Every event first changes what is known (a document, a presence, a vote, a finished training), then
 `_reconcile` compares what is known with what this peer does and gives the commands that close the gap. Decisions are
-therefore functions of the latest documents, not of the order in which they came; handling the same event twice is harmless.
+therefore functions of the latest documents, not of the order in which they came; handling an event twice is harmless.
 
 Whoever drives a `Peer` calls `handle` with each event and the monotonic time, runs the commands in order, and calls
 `handle(TimerFired(), now)` no later than `next_deadline_s()`. Nothing here reads a clock, draws from a global random
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import ClassVar
 
 from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
@@ -148,7 +149,7 @@ class Peer:
         assert (self.role, cause) in TRANSITIONS, f"{cause} while {self.role}"
         self.role = TRANSITIONS[self.role, cause]
 
-    def _on_connected(self, event: ev.Connected) -> None:
+    def _on_connected(self, _event: ev.Connected) -> None:
         if self.role != OFFLINE:
             self._on_disconnected(ev.Disconnected())
         context = self._context
@@ -300,7 +301,7 @@ class Peer:
             context.train_able, context.note = event.train, event.note
             context.log(event.note or "can train again", "WARNING" if event.note else "INFO")
 
-    def _on_shutdown(self, event: ev.ShutdownRequested) -> None:
+    def _on_shutdown(self, _event: ev.ShutdownRequested) -> None:
         context = self._context
         if self.role != OFFLINE:
             # Say goodbye first: the others elect at once, without waiting for the broker to notice.
@@ -311,7 +312,7 @@ class Peer:
         context.emit(do.SetStatus("stopping"))
         context.emit(do.Exit("shut down"))
 
-    def _on_timer(self, event: ev.TimerFired) -> None:
+    def _on_timer(self, _event: ev.TimerFired) -> None:
         """Time has passed: `_reconcile` sees to it."""
 
     # ------------------------------------------------------------------ going on
@@ -457,7 +458,7 @@ class Peer:
             self._status = text
             context.emit(do.SetStatus(text))
 
-    _HANDLERS: dict[type, Callable[..., None]] = {
+    _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
         ev.Connected: _on_connected,
         ev.Disconnected: _on_disconnected,
         ev.DocumentReceived: _on_document,

@@ -1,7 +1,7 @@
 """The controller: opens rounds, takes updates in, commits models, ends runs.
 
-Theory of operation. `step` looks at the latest documents and goes as far as they allow; it can be called at any time and
-any number of times. The phases and what leads from one to another:
+Theory of operation. `step` looks at the latest documents and goes as far as they allow; it can be called at any time
+and any number of times. The phases and what leads from one to another:
 
     IDLE      -> FETCHING   a run is unfinished and another peer holds its newest model
     IDLE      -> TRAINING   the newest model of an unfinished run is here, or enough peers want a new run

@@ -1,0 +1,463 @@
+"""The only loop: broker, worker, timers and signals in; the protocol decides; its commands are run in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import secrets
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from aggregator_core import RefusedUpdateError
+from data_shards.errors import ShardError
+from data_shards.shard import Shard, read_shard
+from edge_peer.config import Config, to_toml
+from edge_peer.errors import BrokerError, ResourceError
+from edge_peer.protocol import commands as do
+from edge_peer.protocol import events as ev
+from edge_peer.protocol.messages import encode
+from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.settings import PeerSettings
+from edge_peer.protocol.topics import MODEL, PRESENCE, RETAINED, UPDATE, Topics
+from edge_peer.shell.history import History
+from edge_peer.shell.inbox import Inbox
+from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message
+from edge_peer.shell.payload import encode_model, encode_update
+from edge_peer.shell.store import Store, write_atomically
+from edge_peer.shell.systemd import Notifier
+from edge_peer.shell.telemetry import capability, disk_free_bytes, peak_rss_bytes
+from edge_peer.shell.vectors import Vectors
+from edge_peer.shell.worker import EvaluateJob, Result, Trained, TrainJob, Worker
+from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
+
+LOG = logging.getLogger(__name__)
+TICK_S = 1.0
+HEALTH_S = 30.0
+FLUSH_S = 2.0
+COMPLAIN_S = 60.0
+#: Bytes that a model's or update's metadata and topic take beside its values.
+ENVELOPE_BYTES = 16_384
+
+
+def load_resources(config: Config) -> tuple[ModelArtifacts, Shard | None]:
+    """The model and the shard, checked against each other.
+
+    Raises:
+        ResourceError: One is missing or damaged, or they do not fit; names the command that makes it.
+    """
+    artifacts = load_artifacts(config.model.artifacts)
+    if config.shard.path is None:
+        return artifacts, None
+    try:
+        shard = read_shard(config.shard.path)
+    except ShardError as error:
+        raise ResourceError(str(error)) from None
+    if shard.x_train.shape[1:] != artifacts.input_shape or shard.classes > artifacts.classes:
+        raise ModelError(
+            f"{config.shard.path}: examples of shape {list(shard.x_train.shape[1:])} in {shard.classes} classes do not "
+            f"fit model {artifacts.model_id}, which takes {list(artifacts.input_shape)} in {artifacts.classes}"
+        )
+    return artifacts, shard
+
+
+class Daemon:
+    """One board's process.
+
+    Args:
+        config: Checked configuration.
+
+    Raises:
+        ResourceError: Model, shard or state folder cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._artifacts, shard = load_resources(config)
+        self._store = Store(config.peer.state_dir)
+        initial = self._artifacts.initial()
+        self._vectors = Vectors(initial)
+        state, vector = self._store.load(self._artifacts.layout)
+        if state.held is not None and vector is not None:
+            self._vectors.hold_model(state.held.sha256, vector)
+        self._topics = Topics(config.federation.name)
+        self._inbox = Inbox(
+            self._topics, self._artifacts.layout, self._vectors, config.run, 2 * config.limits.peers_max
+        )
+        self._history = History(config.peer.state_dir / "runs", config.peer.name)
+        self._random = random.Random(secrets.randbits(64))
+        self._peer = Peer(self._settings(shard), state, self._random, _stamp)
+        self._notifier = Notifier()
+        self._selector = selectors.DefaultSelector()
+        self._wake_receive, self._wake_send = socket.socketpair()
+        self._wake_receive.setblocking(False)
+        self._wake_send.setblocking(False)
+        self._selector.register(self._wake_receive, selectors.EVENT_READ)
+        self._results: deque[Result] = deque()
+        self._events: deque[ev.Event] = deque()
+        self._worker: Worker | None = None
+        if shard is not None:
+            self._worker = Worker(
+                self._make_trainer, shard, config.peer.name, self._post, config.trainer.evaluate_local
+            )
+        self._connection: Connection | None = None
+        self._watched: Any = None
+        self._accepted = False
+        self._shutdown = False
+        self._exit: do.Exit | None = None
+        self._row_bytes = (0, 0)
+        self._past_bytes = (0, 0)
+        self._retry_at_s = 0.0
+        self._retry_s = config.broker.reconnect_s_min
+        self._away_since_s = time.monotonic()
+        self._complain_at_s = float("-inf")
+        self._tick_at_s = 0.0
+        self._ping_at_s = 0.0
+        self._health_at_s = 0.0
+        self._commands: dict[type, Callable[..., None]] = {
+            do.Subscribe: lambda it: self._online(lambda to: to.subscribe([self._topics.filter(k) for k in it.kinds])),
+            do.Unsubscribe: lambda it: self._online(
+                lambda to: to.unsubscribe([self._topics.filter(k) for k in it.kinds])
+            ),
+            do.Publish: self._do_publish,
+            do.PublishModel: self._do_publish_model,
+            do.ClearModel: lambda _: self._send(MODEL, b"", retain=True),
+            do.PublishUpdate: self._do_publish_update,
+            do.SaveState: lambda it: self._store.save_state(it.state),
+            do.SaveModel: self._do_save_model,
+            do.KeepModels: lambda it: self._vectors.keep_models(it.digests),
+            do.KeepUpdates: lambda it: self._vectors.keep_updates(it.digests),
+            do.StartTraining: self._do_start_training,
+            do.StartEvaluation: self._do_start_evaluation,
+            do.CancelTraining: self._do_cancel_training,
+            do.Aggregate: self._do_aggregate,
+            do.WriteRow: self._do_write_row,
+            do.LogRound: lambda it: self._history.log_round(it.run_id, it.event, it.fields),
+            do.RunFinished: self._do_run_finished,
+            do.SetStatus: self._do_set_status,
+            do.Log: lambda it: LOG.log(logging.getLevelName(it.level), "%s", it.text),
+            do.Exit: self._do_exit,
+        }
+
+    def _settings(self, shard: Shard | None) -> PeerSettings:
+        config, artifacts = self._config, self._artifacts
+        score, parts = capability(config.peer.priority)
+        return PeerSettings(
+            peer=config.peer.name,
+            session=secrets.token_hex(8),
+            model_id=artifacts.model_id,
+            model_digest=artifacts.digest,
+            initial_sha256=artifacts.initial_sha256,
+            control=config.peer.control,
+            train=config.peer.train,
+            controller_trains=config.peer.controller_trains,
+            score=score,
+            score_parts=parts,
+            examples=len(shard.y_train) if shard is not None else 0,
+            test_examples=len(shard.y_test) if shard is not None else 0,
+            roster=config.federation.roster,
+            min_peers=config.federation.min_peers,
+            run=config.run,
+            timing=config.timing,
+            peers_max=config.limits.peers_max,
+        )
+
+    def _make_trainer(self) -> Any:
+        from edge_peer.trainers.litert import LiteRTTrainer  # noqa: PLC0415 - on the worker's thread, when needed
+
+        trainer = LiteRTTrainer(self._artifacts, self._config.trainer.threads)
+        LOG.info("trains with %s", trainer.runtime)
+        return trainer
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self) -> int:
+        """Run until it is told to stop; returns the exit code.
+
+        Raises:
+            BrokerError: The broker was away for longer than the configuration allows.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        LOG.info(
+            "%s of federation %s: model %s (%s), %d parameters",
+            self._config.peer.name,
+            self._config.federation.name,
+            self._artifacts.model_id,
+            self._artifacts.digest[:12],
+            self._artifacts.layout.size,
+        )
+        self._notifier.send(READY="1", STATUS="connecting")
+        try:
+            while self._exit is None:
+                self._turn()
+            self._flush()
+        finally:
+            self._notifier.send(STOPPING="1")
+            if self._connection is not None:
+                self._connection.close()
+            if self._worker is not None:
+                self._worker.stop()
+        LOG.info("ends: %s", self._exit.reason if self._exit else "")
+        return 1 if self._exit is not None and self._exit.failed else 0
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and deal with it."""
+        if self._connection is None and time.monotonic() >= self._retry_at_s:
+            self._connect()
+        self._select(self._wait_s())
+        self._take_in()
+        if self._shutdown:
+            self._shutdown = False
+            self._handle(ev.ShutdownRequested())
+        self._periodic()
+        deadline = self._peer.next_deadline_s()
+        if deadline is not None and time.monotonic() >= deadline and self._exit is None:
+            self._handle(ev.TimerFired())
+
+    def _wait_s(self) -> float:
+        now = time.monotonic()
+        times = [now + HEALTH_S, self._health_at_s]
+        if self._connection is None:
+            times.append(self._retry_at_s)
+        else:
+            times.append(self._tick_at_s)
+        if self._notifier.interval_s is not None:
+            times.append(self._ping_at_s)
+        deadline = self._peer.next_deadline_s()
+        if deadline is not None:
+            times.append(deadline)
+        if self._results or (self._connection is not None and self._connection.happened):
+            return 0.0
+        return max(0.0, min(times) - now)
+
+    def _select(self, timeout_s: float) -> None:
+        connection = self._connection
+        it = connection.socket() if connection is not None else None
+        if it is not self._watched:
+            if self._watched is not None:
+                with contextlib.suppress(KeyError, ValueError):
+                    self._selector.unregister(self._watched)
+            self._watched = it
+            if it is not None:
+                self._selector.register(it, selectors.EVENT_READ)
+        if it is not None and connection is not None:
+            write = selectors.EVENT_WRITE if connection.wants_write else 0
+            self._selector.modify(it, selectors.EVENT_READ | write)
+        for key, mask in self._selector.select(timeout_s):
+            if key.fileobj is self._wake_receive:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_receive.recv(4096)
+            elif connection is not None:
+                if mask & selectors.EVENT_READ:
+                    connection.read()
+                if mask & selectors.EVENT_WRITE:
+                    connection.write()
+
+    def _take_in(self) -> None:
+        connection = self._connection
+        while connection is not None and connection.happened and self._exit is None:
+            happened = connection.happened.popleft()
+            if isinstance(happened, Message):
+                event = self._inbox.read(happened)
+                if event is not None:
+                    self._handle(event)
+            elif isinstance(happened, Accepted):
+                self._on_accepted(happened)
+            else:
+                self._on_lost(happened)
+                return
+        while self._results and self._exit is None:
+            result = self._results.popleft()
+            if isinstance(result, Trained):
+                self._vectors.hold_own(result.event.digest, result.change)
+                self._handle(result.event)
+            else:
+                self._handle(result)
+
+    def _periodic(self) -> None:
+        now = time.monotonic()
+        if self._connection is not None and now >= self._tick_at_s:
+            self._tick_at_s = now + TICK_S
+            self._connection.tick()
+        interval = self._notifier.interval_s
+        if interval is not None and now >= self._ping_at_s:
+            self._ping_at_s = now + interval
+            self._notifier.send(WATCHDOG="1")
+        if now >= self._health_at_s:
+            self._health_at_s = now + HEALTH_S
+            free, needed = disk_free_bytes(self._config.peer.state_dir), self._config.peer.disk_free_bytes_min
+            note = f"disk low: {free // 1_000_000} MB free, {needed // 1_000_000} MB needed" if free < needed else ""
+            self._handle(ev.HealthChanged(not note, note))
+
+    def _handle(self, event: ev.Event) -> None:
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            # A command may give an event (Aggregate does): it is handled after the commands before it.
+            for command in self._peer.handle(self._events[0], time.monotonic()):
+                self._commands[type(command)](command)
+            self._events.popleft()
+
+    def _post(self, result: Result) -> None:
+        """Called on the worker's thread."""
+        self._results.append(result)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            # A full pipe wakes the loop just as well.
+            self._wake_send.send(b"\0")
+
+    def _on_signal(self, _number: int, _frame: Any) -> None:
+        self._shutdown = True
+        self._wake()
+
+    # ------------------------------------------------------------------ the broker
+
+    def _connect(self) -> None:
+        will = (self._topics.of(self._config.peer.name, PRESENCE), encode(self._peer.will()))
+        connection = Connection(self._config.broker, self._config.peer.name, will)
+        self._connection = connection
+        self._tick_at_s = time.monotonic() + TICK_S
+        try:
+            connection.open()
+        except BrokerError as error:
+            self._on_lost(Lost(str(error)))
+
+    def _on_accepted(self, accepted: Accepted) -> None:
+        needed = 4 * self._artifacts.layout.size + ENVELOPE_BYTES
+        ours = self._config.broker.packet_bytes_max
+        for limit, remedy in (
+            (accepted.packet_bytes_max, "raise max_packet_size in mosquitto.conf"),
+            (ours, "raise [broker] packet_bytes_max"),
+        ):
+            if limit and needed > limit:
+                raise ResourceError(f"the model needs messages of {needed} bytes, the limit is {limit}: {remedy}")
+        self._accepted = True
+        self._retry_s = self._config.broker.reconnect_s_min
+        self._complain_at_s = float("-inf")
+        LOG.info("connected to %s:%d", *self._config.broker.address)
+        self._handle(ev.Connected())
+
+    def _on_lost(self, lost: Lost) -> None:
+        now = time.monotonic()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._past_bytes = (
+                self._past_bytes[0] + connection.bytes_sent,
+                self._past_bytes[1] + connection.bytes_received,
+            )
+            connection.close()
+        if self._accepted:
+            self._accepted = False
+            self._away_since_s = now
+            LOG.warning("connection lost: %s", lost.reason)
+            self._handle(ev.Disconnected(lost.taken_over))
+        away_s, limit_s = now - self._away_since_s, self._config.broker.give_up_after_s
+        if limit_s and away_s >= limit_s and self._exit is None:
+            raise BrokerError(f"no broker for {away_s:.0f} s ([broker] give_up_after_s): {lost.reason}")
+        if now >= self._complain_at_s:
+            self._complain_at_s = now + COMPLAIN_S
+            LOG.warning(
+                "no broker (%s); trying again, at most every %g s", lost.reason, self._config.broker.reconnect_s_max
+            )
+        self._retry_at_s = now + self._retry_s * (0.5 + self._random.random())
+        self._retry_s = min(2 * self._retry_s, self._config.broker.reconnect_s_max)
+
+    def _online(self, action: Callable[[Connection], None]) -> None:
+        """What cannot be said now is said again after the next connection: the protocol sees to that."""
+        if self._connection is not None and self._accepted:
+            action(self._connection)
+
+    def _send(self, kind: str, payload: bytes, retain: bool, expires: bool = False) -> None:
+        topic = self._topics.of(self._config.peer.name, kind)
+        self._online(lambda to: to.publish(topic, payload, retain, expires))
+
+    def _flush(self) -> None:
+        """Wait until the broker has acknowledged the goodbye, within a bound."""
+        end_s = time.monotonic() + FLUSH_S
+        while self._connection is not None and self._accepted and not self._connection.idle:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or any(isinstance(it, Lost) for it in self._connection.happened):
+                return
+            self._select(left_s)
+
+    # ------------------------------------------------------------------ commands
+
+    def _do_publish(self, command: do.Publish) -> None:
+        payload = encode(command.document) if command.document is not None else b""
+        self._send(command.kind, payload, retain=command.kind in RETAINED)
+
+    def _do_publish_model(self, command: do.PublishModel) -> None:
+        vector = self._vectors.model(command.ref.sha256)
+        if vector is not None:
+            self._send(MODEL, encode_model(self._artifacts.layout, command.ref, vector), retain=command.retained)
+
+    def _do_publish_update(self, command: do.PublishUpdate) -> None:
+        change = self._vectors.own(command.offer.digest)
+        if change is not None:
+            self._send(UPDATE, encode_update(command.offer, change), retain=False, expires=True)
+
+    def _do_save_model(self, command: do.SaveModel) -> None:
+        vector = self._vectors.model(command.ref.sha256)
+        if vector is not None:
+            self._store.save_model(self._artifacts.layout, command.ref, vector)
+
+    def _do_start_training(self, command: do.StartTraining) -> None:
+        base = self._vectors.model(command.key.base)
+        if self._worker is not None and base is not None:
+            self._worker.submit(TrainJob(command.key, command.settings, base))
+
+    def _do_cancel_training(self, command: do.CancelTraining) -> None:
+        if self._worker is not None:
+            self._worker.cancel(command.key)
+
+    def _do_start_evaluation(self, command: do.StartEvaluation) -> None:
+        vector = self._vectors.model(command.ref.sha256)
+        if self._worker is not None and vector is not None:
+            self._worker.submit(EvaluateJob(command.ref, vector))
+
+    def _do_aggregate(self, command: do.Aggregate) -> None:
+        """On the loop: it takes about a millisecond for this size of model, less than a thread's hand-over can."""
+        try:
+            digest, _ = self._vectors.merge(command.base, command.updates)
+        except RefusedUpdateError as error:
+            self._events.append(ev.AggregateFailed(command.term, command.run_id, command.round, str(error)))
+        else:
+            self._events.append(ev.AggregateReady(command.term, command.run_id, command.round, digest))
+
+    def _do_write_row(self, command: do.WriteRow) -> None:
+        sent, received = self._past_bytes
+        if self._connection is not None:
+            sent, received = sent + self._connection.bytes_sent, received + self._connection.bytes_received
+        before = self._row_bytes
+        self._row_bytes = (sent, received)
+        self._history.write_row(command, sent - before[0], received - before[1], peak_rss_bytes())
+
+    def _do_run_finished(self, command: do.RunFinished) -> None:
+        vector = self._vectors.model(command.ref.sha256)
+        folder = self._history.run_folder(command.ref.run_id)
+        if vector is not None:
+            content = encode_model(self._artifacts.layout, command.ref, vector)
+            write_atomically(folder / "model.safetensors", content)
+        write_atomically(folder / "config.toml", to_toml(self._config).encode())
+
+    def _do_set_status(self, command: do.SetStatus) -> None:
+        LOG.debug("%s", command.text)
+        self._notifier.send(STATUS=command.text)
+
+    def _do_exit(self, command: do.Exit) -> None:
+        self._exit = command
+
+
+def _stamp() -> str:
+    """What a run's name begins with."""
+    return datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")

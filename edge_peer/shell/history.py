@@ -1,0 +1,133 @@
+"""The files of a run that people read: the peer's CSV, the controller's round log, the final model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edge_peer.protocol.commands import WriteRow
+
+#: Column -> what it means. docs/csv.md is made from this table.
+COLUMNS: dict[str, str] = {
+    "run_id": "the run",
+    "peer": "who wrote this row",
+    "term": "term of the controller that committed this round's model",
+    "round": "rounds done; 0 is the initial model",
+    "role": "controller, trainer, or observer (evaluated only)",
+    "controller": "who was controller when the row was written",
+    "time_utc": "when, ISO 8601, by this board's clock",
+    "examples": "training examples that its update was made from; 0: no update in this round",
+    "train_loss": "mean loss over the last local epoch",
+    "local_accuracy": "accuracy of its own model after training, on its own test split, 0..1",
+    "local_loss": "cross-entropy of the same",
+    "test_examples": "examples of its test split",
+    "global_accuracy": "accuracy of the global model after this round, on its own test split, 0..1",
+    "global_loss": "cross-entropy of the same",
+    "training_s": "seconds of local training",
+    "evaluation_s": "seconds of evaluating the global model",
+    "bytes_sent": "topic and payload bytes published since the row before",
+    "bytes_received": "topic and payload bytes received since the row before",
+    "rss_peak_bytes": "largest resident memory of the process so far",
+}
+
+
+def now_utc() -> str:
+    """The time as ISO 8601 with microseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+class History:
+    """Writes below `<state_dir>/runs/<run id>/`; a rerun has another run id, so runs never mix.
+
+    Args:
+        folder: The `runs` folder.
+        peer: Whose rows they are.
+    """
+
+    def __init__(self, folder: Path, peer: str) -> None:
+        self._folder = folder
+        self._peer = peer
+        self._last_round: dict[str, int] = {}
+
+    def run_folder(self, run_id: str) -> Path:
+        """The run's folder; made if it is not there."""
+        folder = self._folder / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_row(self, row: WriteRow, sent: int, received: int, rss_peak: int) -> None:
+        """Append the row of one round, unless this round is in the file already."""
+        path = self.run_folder(row.run_id) / f"{self._peer}.csv"
+        if row.run_id not in self._last_round:
+            self._last_round[row.run_id] = _mend(path)
+        if row.round <= self._last_round[row.run_id]:
+            return
+        values = {
+            "run_id": row.run_id,
+            "peer": self._peer,
+            "term": row.term,
+            "round": row.round,
+            "role": row.role,
+            "controller": row.controller,
+            "time_utc": now_utc(),
+            "examples": row.examples,
+            "train_loss": _number(row.train_loss),
+            "local_accuracy": _number(row.local.accuracy if row.local else None),
+            "local_loss": _number(row.local.loss if row.local else None),
+            "test_examples": row.report.examples,
+            "global_accuracy": _number(row.report.accuracy),
+            "global_loss": _number(row.report.loss),
+            "training_s": _number(row.training_s),
+            "evaluation_s": _number(row.evaluation_s),
+            "bytes_sent": sent,
+            "bytes_received": received,
+            "rss_peak_bytes": rss_peak,
+        }
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(COLUMNS), lineterminator="\n")
+        if not path.exists() or path.stat().st_size == 0:
+            writer.writeheader()
+        writer.writerow(values)
+        _append(path, text.getvalue().encode())
+        self._last_round[row.run_id] = row.round
+
+    def log_round(self, run_id: str | None, event: str, fields: Mapping[str, object]) -> None:
+        """Append one line to the controller's round log; what belongs to no run goes beside the runs."""
+        line = {"time_utc": now_utc(), "peer": self._peer, "event": event, **fields}
+        folder = self.run_folder(run_id) if run_id is not None else self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        _append(folder / "rounds.jsonl", json.dumps(line, sort_keys=True).encode() + b"\n")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _append(path: Path, content: bytes) -> None:
+    """One write and one fsync: after a loss of power the last line is whole, or torn and cut off by `_mend`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mend(path: Path) -> int:
+    """Cut a torn last line off a CSV file; returns the last round in it, -1 where there is none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return -1
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+            os.fsync(file.fileno())
+    rounds = [row.get("round") or "" for row in csv.DictReader(io.StringIO(whole.decode("utf-8", "replace")))]
+    return max((int(text) for text in rounds if text.isdecimal()), default=-1)

@@ -1,0 +1,107 @@
+"""What survives a loss of power: small state and the newest model, each written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from aggregator_core.layout import Layout
+from edge_peer.errors import RemoteProtocolError, ResourceError
+from edge_peer.protocol.messages import ModelRef
+from edge_peer.protocol.state import SavedState
+from edge_peer.shell.payload import F32, decode_model, encode_model
+
+LOG = logging.getLogger(__name__)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that after a loss of power at any instant it is the old or the new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Store:
+    """The files of one peer.
+
+    Args:
+        folder: Made if it is not there.
+
+    Raises:
+        ResourceError: It cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._state_path = folder / "state.json"
+        self._checkpoint_path = folder / "checkpoint.safetensors"
+        self._state: bytes = b""
+        self.bytes_written = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / ".writable", b"")
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise ResourceError(
+                f"[peer] state_dir = {str(folder)!r} cannot be written to ({error.strerror}); make it and give it to "
+                "the user that the peer runs as"
+            ) from None
+
+    def load(self, layout: Layout) -> tuple[SavedState, F32 | None]:
+        """What the last process left; a damaged file is set aside and the peer goes on with the rest."""
+        state = SavedState()
+        content = self._read(self._state_path)
+        if content is not None:
+            try:
+                state = SavedState.decode(content)
+                self._state = content
+            except RemoteProtocolError as error:
+                self._set_aside(self._state_path, error)
+        content = self._read(self._checkpoint_path)
+        held: ModelRef | None = None
+        vector: F32 | None = None
+        if content is not None:
+            try:
+                held, vector = decode_model(layout, content)
+            except RemoteProtocolError as error:
+                self._set_aside(self._checkpoint_path, error)
+        # The checkpoint itself says which model it is; it is written more often than the state.
+        return replace(state, held=held), vector
+
+    def save_state(self, state: SavedState) -> None:
+        """Write the state, unless it is there already."""
+        content = replace(state, held=None).encode()
+        if content != self._state:
+            write_atomically(self._state_path, content)
+            self._state = content
+            self.bytes_written += len(content)
+
+    def save_model(self, layout: Layout, ref: ModelRef, vector: F32) -> None:
+        """Write the newest model."""
+        content = encode_model(layout, ref, vector)
+        write_atomically(self._checkpoint_path, content)
+        self.bytes_written += len(content)
+
+    @staticmethod
+    def _read(path: Path) -> bytes | None:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ResourceError(f"{path}: cannot be read ({error.strerror})") from None
+
+    @staticmethod
+    def _set_aside(path: Path, error: Exception) -> None:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        LOG.error("%s is damaged (%s); set aside as %s, going on without it", path, error, aside.name)
