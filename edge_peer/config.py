@@ -187,6 +187,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "run.round_deadline_s": (0.1, 1e6),
     "run.updates_min": (1, 10_000),
     "run.fraction": (0.001, 1),
+    "run.seed": (0, 2**53 - 1),
     "run.update_norm_max": (0, 1e30),
     "timing.grace_s": (0, 600),
     "timing.lease_s": (0.1, 3600),
@@ -343,17 +344,18 @@ def to_toml(config: Config) -> str:
         for item in dataclasses.fields(section):
             value = getattr(section, item.name)
             if value is not None:
-                lines.append(f"{item.name} = {_literal(value)}")
+                lines.append(f"{item.name} = {literal(value)}")
         lines.append("")
     return "\n".join(lines)
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A value as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, tuple):
-        return f"[{', '.join(_literal(item) for item in value)}]"
+        return f"[{', '.join(literal(item) for item in value)}]"
     # JSON's escapes are TOML's, for text without control characters of its own.
     return json.dumps(str(value), ensure_ascii=False)

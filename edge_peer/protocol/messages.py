@@ -72,6 +72,7 @@ class RunSettings:
         strategy: How trainers are picked: all, fraction, fastest or least_used.
         fraction: The share of the trainers that a round takes, for every strategy but `all`.
         update_norm_max: Largest L2 norm of an update's change against its base; 0: no bound.
+        seed: Of the order in which each trainer sees its examples; the same seed gives the same updates again.
     """
 
     rounds_max: int = 10
@@ -83,6 +84,7 @@ class RunSettings:
     strategy: str = "all"
     fraction: float = 1.0
     update_norm_max: float = 0.0
+    seed: int = 1
 
     @classmethod
     def read(cls, fields: Fields) -> RunSettings:
@@ -97,6 +99,7 @@ class RunSettings:
             strategy=fields.one_of("strategy", STRATEGIES),
             fraction=fields.number("fraction", 0, 1),
             update_norm_max=fields.number("update_norm_max", 0, 1e30),
+            seed=fields.integer("seed"),
         )
 
 

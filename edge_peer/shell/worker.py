@@ -47,9 +47,9 @@ class Trained:
 Result = Trained | ev.LocalEvaluated | ev.TrainingFailed | ev.ModelEvaluated
 
 
-def training_seed(run_id: str, round_: int, peer: str) -> int:
-    """Seed of a training: the same after a restart or under another controller."""
-    return int.from_bytes(hashlib.sha256(f"{run_id}/{round_}/{peer}".encode()).digest()[:8], "big")
+def training_seed(seed: int, round_: int, peer: str) -> int:
+    """Seed of a training: the same after a restart, under another controller, and in a run of the same seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{round_}/{peer}".encode()).digest()[:8], "big")
 
 
 def _report(result: EvaluationResult) -> Report:
@@ -135,7 +135,7 @@ class Worker:
             shard.y_train,
             epochs=job.settings.epochs,
             learning_rate=job.settings.learning_rate,
-            seed=training_seed(key.run_id, key.round, self._peer),
+            seed=training_seed(job.settings.seed, key.round, self._peer),
             cancelled=cancelled,
         )
         change = result.weights - job.base

@@ -1,0 +1,157 @@
+"""A Mosquitto of its own on a free loopback port, with its configuration and log in a folder: for demo, tests, bench."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_peer.errors import BrokerError, ResourceError
+from edge_peer.operator import processes
+
+HOST = "127.0.0.1"
+START_S = 10.0
+#: A free port can be taken by somebody else before Mosquitto has it.
+PORTS_TRIED = 5
+CONFIGURATION = """# Written by edge_peer.operator.broker: loopback only, nothing kept on disk.
+listener {port} {host}
+allow_anonymous true
+persistence false
+# Largest message: the model and its envelope.
+max_packet_size {packet_bytes_max}
+max_queued_messages 10000
+max_inflight_messages 0
+# Small documents must not wait for each other.
+set_tcp_nodelay true
+"""
+
+
+def find_mosquitto() -> str | None:
+    """The program; Debian has it in a folder that is not on every user's path."""
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def require_mosquitto(say: Callable[[str], None]) -> str:
+    """The program, installed from the distribution if it is missing.
+
+    Raises:
+        ResourceError: It is not there and cannot be installed; says what to do.
+    """
+    program = find_mosquitto()
+    if program is not None:
+        return program
+    remedy = "install it: sudo apt-get install mosquitto"
+    if shutil.which("apt-get") is None:
+        raise ResourceError(f"mosquitto is not installed, and this is no Debian: {remedy.replace('sudo apt-get', '')}")
+    prefix = [] if os.geteuid() == 0 else ["sudo"]
+    if prefix and shutil.which("sudo") is None:
+        raise ResourceError(
+            f"mosquitto is not installed, and there is no sudo: as root, {remedy[len('install it: sudo ') :]}"
+        )
+    say("installing mosquitto (apt-get)")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "install", "--yes", "--no-install-recommends", "mosquitto"],
+        ["apt-get", "update"],
+        ["apt-get", "install", "--yes", "--no-install-recommends", "mosquitto"],
+    ):
+        done = subprocess.run(  # noqa: S603 - the command is ours
+            [*prefix, *command], env=environment, capture_output=True, text=True, check=False
+        )
+        program = find_mosquitto()
+        if program is not None:
+            _disable_service(prefix)
+            return program
+    raise ResourceError(f"mosquitto could not be installed ({done.stderr.strip()[-300:]}); {remedy}")
+
+
+def _disable_service(prefix: list[str]) -> None:
+    """The package starts a broker on port 1883, which nobody has asked for."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(  # noqa: S603 - the command is ours
+            [*prefix, "systemctl", "disable", "--now", "mosquitto"], capture_output=True, check=False
+        )
+
+
+class LocalBroker:
+    """One Mosquitto process.
+
+    Args:
+        folder: For `mosquitto.conf` and `mosquitto.log`.
+        program: Path of Mosquitto.
+        packet_bytes_max: Largest message that it takes.
+    """
+
+    def __init__(self, folder: Path, program: str, packet_bytes_max: int = 16 * 1024 * 1024) -> None:
+        self._folder = folder
+        self._program = program
+        self._packet_bytes_max = packet_bytes_max
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, on the port that it had before if it has been started before, and wait until it answers.
+
+        Raises:
+            BrokerError: It does not come up; quotes its log.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        again = self.port != 0
+        for _ in range(1 if again else PORTS_TRIED):
+            if not again:
+                self.port = free_port()
+            configuration = self._folder / "mosquitto.conf"
+            configuration.write_text(
+                CONFIGURATION.format(port=self.port, host=HOST, packet_bytes_max=self._packet_bytes_max)
+            )
+            log = self._folder / "mosquitto.log"
+            self._process = processes.start([self._program, "-c", str(configuration)], log)
+            if self._answers(self._process):
+                return
+            processes.stop([self._process])
+        raise BrokerError(f"mosquitto does not start: {log.read_text(errors='replace').strip()[-500:]}")
+
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        end_s = time.monotonic() + START_S
+        while time.monotonic() < end_s:
+            try:
+                socket.create_connection((HOST, self.port), timeout=1).close()
+            except OSError:
+                # Wait for its end, which would settle the question; not for a time.
+                try:
+                    process.wait(0.01)
+                except subprocess.TimeoutExpired:
+                    continue
+                return False
+            return process.poll() is None
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL: what it had in memory is gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End it; harmless when it has ended."""
+        if self._process is not None:
+            processes.stop([self._process])
+            self._process = None
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as it:
+        it.bind((HOST, 0))
+        port: int = it.getsockname()[1]
+        return port
