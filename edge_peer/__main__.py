@@ -81,13 +81,15 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         from edge_peer.operator.check import check  # noqa: PLC0415
 
         return check(config)
-    from edge_peer.operator import control, status  # noqa: PLC0415
-
     if options.command == "status":
-        return status.status(config, options.name, options.json)
+        from edge_peer.operator.status import status  # noqa: PLC0415
+
+        return status(config, options.name, options.json)
+    from edge_peer.operator.control import start, stop  # noqa: PLC0415
+
     if options.command == "stop":
-        return control.stop(config, options.name, options.reason, options.timeout)
-    return control.start(config, options.name, options.timeout)
+        return stop(config, options.name, options.reason, options.timeout)
+    return start(config, options.name, options.timeout)
 
 
 def _log_to_stderr(config: Config) -> None:

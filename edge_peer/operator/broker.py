@@ -1,4 +1,4 @@
-"""A Mosquitto of its own on a free loopback port, with its configuration and log in a folder: for demo, tests, bench."""
+"""A Mosquitto of its own on a free loopback port, configured and logging in a folder: for demo, tests and bench."""
 
 from __future__ import annotations
 
