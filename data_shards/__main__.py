@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--dataset",
         default="fashion-mnist",
-        help="fashion-mnist, a folder of IDX files, or an .npz file (default: %(default)s)",
+        help="fashion-mnist, fashion-mnist:FOLDER, a folder of IDX files, or an .npz file (default: %(default)s)",
     )
     it.add_argument("--peers", default="4", help="how many, or their names separated by commas (default: %(default)s)")
     it.add_argument("--split", default="iid", metavar="SCHEME", help="how to divide (default: %(default)s)")
@@ -47,17 +47,17 @@ def parser() -> argparse.ArgumentParser:
 def peer_names(text: str) -> list[str]:
     """`3` is peer1 to peer3, zero-padded so that they sort; anything else is a list of names; raises DataError."""
     if text.isdecimal():
-        count = int(text)
+        count = int(text[:9])
         if not 1 <= count <= 10_000:
-            raise DataError(f"--peers {text}: choose 1 to 10000")
+            raise DataError(f"--peers {text[:20]}: choose 1 to 10000")
         width = len(str(count))
         return [f"peer{number:0{width}d}" for number in range(1, count + 1)]
     names = text.split(",")
     for name in names:
         if NAME.fullmatch(name) is None:
-            raise DataError(f"--peers: {name!r} is not a name of letters, digits, '.', '_' and '-'")
+            raise DataError(f"--peers: {name[:80]!r} is not a name; use letters, digits, '.', '_' and '-', at most 64")
     if len(set(names)) != len(names):
-        raise DataError(f"--peers {text}: a name stands twice")
+        raise DataError(f"--peers {text}: a name stands twice; name each peer once")
     return names
 
 
@@ -78,11 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if not options.no_picture:
             _picture(manifest, options.out / "shards.png")
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(f"data_shards: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("data_shards: interrupted; the shards written so far are whole", file=sys.stderr)
+        print("data_shards: interrupted; run it again, the folder is not whole", file=sys.stderr)
         return 130
     _table(manifest, options.out)
     return 0

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_shards.datasets import Dataset
+from data_shards.errors import DataError
 from data_shards.shard import Shard, encode_shard, write_atomically
-from data_shards.split import divide, limit, matching_test
+from data_shards.split import Indices, divide, limit, matching_test
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 
 
 def build(
@@ -28,6 +30,9 @@ def build(
     test_examples: int | None = None,
 ) -> dict[str, Any]:
     """Write one shard a peer and `manifest.json`, the same bytes for the same arguments.
+
+    The manifest goes first and comes last, so a folder with a manifest is whole; the shards that an earlier manifest
+    lists go too: their examples are in the new ones.
 
     Args:
         dataset: What is divided.
@@ -42,52 +47,79 @@ def build(
         The manifest.
 
     Raises:
-        DataError: The division is impossible.
+        DataError: The division is impossible, or the folder cannot be written to.
     """
     rng = np.random.default_rng(seed)
     labels = dataset.y_train
     train = [limit(part, examples, rng) for part in divide(scheme, labels, len(peers), rng)]
     test = matching_test([labels[part] for part in train], dataset.y_test, rng)
     test = [limit(part, test_examples, rng) for part in test]
-    out.mkdir(parents=True, exist_ok=True)
     entries = {}
-    for peer, mine, tested in zip(peers, train, test, strict=True):
-        shard = Shard(
-            x_train=dataset.x_train[mine],
-            y_train=labels[mine],
-            x_test=dataset.x_test[tested],
-            y_test=dataset.y_test[tested],
-            classes=dataset.classes,
-            metadata={
-                "peer": peer,
-                "dataset": dataset.name,
-                "dataset_sha256": dataset.sha256,
-                "scheme": scheme,
-                "seed": str(seed),
-            },
-        )
-        content = encode_shard(shard)
-        write_atomically(out / f"{peer}.safetensors", content)
-        entries[peer] = {
-            "file": f"{peer}.safetensors",
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
-            "train": len(mine),
-            "test": len(tested),
-            "train_classes": _counts(shard.y_train, dataset.classes),
-            "test_classes": _counts(shard.y_test, dataset.classes),
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _remove_earlier(out)
+        for peer, mine, tested in zip(peers, train, test, strict=True):
+            entries[peer] = _write_shard(dataset, peer, mine, tested, scheme, seed, out)
+        manifest = {
+            "format": FORMAT,
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.sha256,
+            "classes": dataset.classes,
+            "scheme": scheme,
+            "seed": seed,
+            "examples_max": examples,
+            "test_examples_max": test_examples,
+            "peers": entries,
         }
-    manifest = {
-        "format": FORMAT,
-        "dataset": dataset.name,
-        "dataset_sha256": dataset.sha256,
-        "classes": dataset.classes,
-        "scheme": scheme,
-        "seed": seed,
-        "peers": entries,
-    }
-    write_atomically(out / "manifest.json", json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
+        write_atomically(out / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n")
+    except OSError as error:
+        raise DataError(
+            f"--out {out}: cannot be written to ({error.strerror}): choose another folder, or free some space"
+        ) from None
     return manifest
+
+
+def _write_shard(
+    dataset: Dataset, peer: str, mine: Indices, tested: Indices, scheme: str, seed: int, out: Path
+) -> dict[str, Any]:
+    """Write one peer's file; returns its entry of the manifest."""
+    shard = Shard(
+        x_train=dataset.x_train[mine],
+        y_train=dataset.y_train[mine],
+        x_test=dataset.x_test[tested],
+        y_test=dataset.y_test[tested],
+        classes=dataset.classes,
+        metadata={
+            "peer": peer,
+            "dataset": dataset.name,
+            "dataset_sha256": dataset.sha256,
+            "scheme": scheme,
+            "seed": str(seed),
+        },
+    )
+    content = encode_shard(shard)
+    write_atomically(out / f"{peer}.safetensors", content)
+    return {
+        "file": f"{peer}.safetensors",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "train": len(mine),
+        "test": len(tested),
+        "train_classes": _counts(shard.y_train, dataset.classes),
+        "test_classes": _counts(shard.y_test, dataset.classes),
+    }
+
+
+def _remove_earlier(out: Path) -> None:
+    manifest = out / MANIFEST
+    try:
+        peers = json.loads(manifest.read_bytes())["peers"]
+    except (OSError, ValueError, KeyError, TypeError):
+        peers = {}
+    manifest.unlink(missing_ok=True)
+    for peer in peers if isinstance(peers, dict) else ():
+        if Path(peer).name == peer:
+            (out / f"{peer}.safetensors").unlink(missing_ok=True)
 
 
 def _counts(labels: npt.NDArray[np.int32], classes: int) -> list[int]:

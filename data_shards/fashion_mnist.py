@@ -6,17 +6,19 @@ Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benc
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
 import shutil
 import ssl
 import subprocess
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from data_shards.errors import DataError
+from data_shards.idx import read_content
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
@@ -37,19 +39,25 @@ def cache_folder() -> Path:
     return Path(base) / "edge-peer" / "fashion-mnist"
 
 
-def locate(say: Callable[[str], None]) -> Path:
-    """A folder with the four files: the installed package, an earlier fetch, the package, or the upstream address.
+def locate(say: Callable[[str], None], folder: Path | None = None) -> Path:
+    """A folder with the four files: the user's, the installed package, an earlier fetch, the package, or upstream.
+
+    Whoever reads them checks their sums; what is fetched is checked before it is kept, so that a damaged download is
+    not found again at the next start, and the next source gets its turn.
 
     Args:
         say: Told what is going on.
+        folder: The user's; no other is looked at then.
 
     Raises:
         DataError: None of them could be had; says what each answered.
     """
+    if folder is not None:
+        return folder
     cache = cache_folder()
-    for folder in (INSTALLED, cache):
-        if all(find(folder, name) for name in SHA256):
-            return folder
+    for known in (INSTALLED, cache):
+        if all(find(known, name) for name in SHA256):
+            return known
     say(f"fetching Fashion-MNIST into {cache}")
     problems = []
     for fetch in (_from_package, _from_upstream):
@@ -61,7 +69,7 @@ def locate(say: Callable[[str], None]) -> Path:
             return cache
     raise DataError(
         "Fashion-MNIST cannot be had:\n" + "\n".join(problems) + f"\nremedy: apt-get install {PACKAGE}, or pass "
-        "--dataset FOLDER with its four files"
+        "--dataset fashion-mnist:FOLDER with its four files"
     )
 
 
@@ -101,7 +109,7 @@ def _from_upstream(cache: Path, say: Callable[[str], None]) -> None:
         try:
             with urllib.request.urlopen(address, timeout=FETCH_TIMEOUT_S, context=context) as answer:  # noqa: S310
                 content = answer.read(1 << 26)
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise DataError(f"{address}: {error}") from None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.gz"
@@ -110,6 +118,9 @@ def _from_upstream(cache: Path, say: Callable[[str], None]) -> None:
 
 
 def _keep(source: Path, target: Path) -> None:
+    found, expected = hashlib.sha256(read_content(source)).hexdigest(), SHA256[source.stem]
+    if found != expected:
+        raise DataError(f"{source.name} has sha256 {found[:16]}..., expected {expected[:16]}...")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copyfile(source, temporary)

@@ -35,7 +35,7 @@ def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> npt.NDAr
     Raises:
         DataError: It cannot be read, is not such a file, is too large, or is another one than expected.
     """
-    content = _content(path)
+    content = read_content(path)
     if sha256 is not None:
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
@@ -47,13 +47,14 @@ def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> npt.NDAr
     if len(content) < header or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE or content[3] != dimensions:
         raise DataError(f"{path}: not an IDX file of unsigned bytes with {dimensions} dimensions")
     shape: tuple[int, ...] = struct.unpack_from(f">{dimensions}I", content, 4)
-    if math.prod(shape) != len(content) - header:
+    if 0 in shape or math.prod(shape) != len(content) - header:
         raise DataError(f"{path}: header says shape {list(shape)}, but {len(content) - header} values follow")
     array: npt.NDArray[Any] = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
     return array
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """A file's bytes, unzipped if its name ends with .gz; raises DataError."""
     try:
         with path.open("rb") as raw:
             file: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +31,8 @@ class Shard:
         y_train: Shape (n,), int32, 0 to classes - 1.
         x_test: Shape (m, ...), uint8.
         y_test: Shape (m,), int32.
-        metadata: peer, dataset, dataset_sha256, scheme, seed.
+        metadata: peer, dataset, dataset_sha256, scheme, seed; in a file also format, classes, and sha256 of the
+            arrays, because a flipped bit of an image would show nowhere else.
     """
 
     x_train: npt.NDArray[np.uint8]
@@ -40,19 +45,40 @@ class Shard:
 
 def encode_shard(shard: Shard) -> bytes:
     """A shard as the bytes of its file; the same shard gives the same bytes."""
-    metadata = {**shard.metadata, "format": FORMAT, "classes": str(shard.classes)}
     tensors = {name: np.ascontiguousarray(getattr(shard, name)) for name in TENSORS}
-    return save(tensors, dict(sorted(metadata.items())))
+    metadata = {**shard.metadata, "format": FORMAT, "classes": str(shard.classes), "sha256": _digest(tensors)}
+    return _canonical(save(tensors, metadata))
+
+
+def _canonical(content: bytes) -> bytes:
+    """The same file with its header's keys sorted: the safetensors package writes metadata in a random order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    text = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    # Spaces up to a multiple of eight keep the values aligned.
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
+
+
+def _digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in TENSORS:
+        array = tensors[name]
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all, even when the power goes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -89,6 +115,8 @@ def read_shard(path: Path) -> Shard:
         _check(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"], classes)
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         raise ShardError(f"{path}: training and test examples have different shapes; {REMEDY}")
+    if metadata.get("sha256") != _digest(arrays):
+        raise ShardError(f"{path}: is damaged: its values are not those that were written; {REMEDY}")
     return Shard(**arrays, classes=classes, metadata=metadata)
 
 

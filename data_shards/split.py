@@ -13,8 +13,10 @@ A division is a list of index arrays, one a peer: sorted, never empty, never ove
 
 from __future__ import annotations
 
+import heapq
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ SplitFunction = Callable[[Labels, int, np.random.Generator], Division]
 
 #: Nobody gets fewer: a peer without data of its own could not take part.
 EXAMPLES_MIN = 2
+CHOICES = "iid, dirichlet:0.3, labels:2, quantity:1.5 or module:function"
 
 
 def iid(labels: Labels, peers: int, rng: np.random.Generator) -> Division:
@@ -66,6 +69,14 @@ def labels_per_peer(labels: Labels, peers: int, rng: np.random.Generator, count:
         members = rng.permutation(np.flatnonzero(labels == label))
         for owner, piece in zip(owners, np.array_split(members, len(owners)), strict=True):
             parts[owner].append(piece)
+    for peer, part in enumerate(parts):
+        held = sum(len(piece) for piece in part)
+        if held < EXAMPLES_MIN:
+            # Filling it up from others' classes would break the promise of at most `count`.
+            raise DataError(
+                f"split labels:{count}: peer {peer + 1} of {peers} would hold {held} examples, its classes are too "
+                "rare; choose fewer peers or more labels"
+            )
     return [np.concatenate(part).astype(np.int64) for part in parts]
 
 
@@ -94,10 +105,12 @@ def parse(scheme: str) -> SplitFunction:
     if parameter:
         try:
             function: SplitFunction = getattr(importlib.import_module(name), parameter)
-        except (ImportError, AttributeError) as error:
-            raise DataError(f"split {scheme!r}: {error}") from None
+        except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
+            raise DataError(f"split {scheme!r}: {error}; choose {CHOICES}") from None
+        if not callable(function):
+            raise DataError(f"split {scheme!r}: {parameter} is no function of (labels, peers, rng)")
         return function
-    raise DataError(f"split {scheme!r}: choose iid, dirichlet:0.3, labels:2, quantity:1.5 or module:function")
+    raise DataError(f"split {scheme!r}: choose {CHOICES}")
 
 
 def _number(scheme: str, text: str, whole: bool = False) -> float:
@@ -115,29 +128,55 @@ def divide(scheme: str, labels: Labels, peers: int, rng: np.random.Generator) ->
     """Divide by a scheme, and see to it that nobody's part is too small and none overlap.
 
     A part below `EXAMPLES_MIN` is filled up with examples of the largest part, one by one from its end: the rule is
-    the same on every machine.
+    the same on every machine. (`labels:K` raises instead.)
 
     Raises:
         DataError: The scheme is unknown, its result is not a division, or there are too few examples.
     """
     if len(labels) < peers * EXAMPLES_MIN:
-        raise DataError(f"{len(labels)} examples are too few for {peers} peers with at least {EXAMPLES_MIN} each")
-    parts = [np.asarray(part) for part in parse(scheme)(labels, peers, rng)]
-    if len(parts) != peers or any(part.ndim != 1 or not np.issubdtype(part.dtype, np.integer) for part in parts):
-        raise DataError(f"split {scheme!r} gave {len(parts)} parts, not {peers} one-dimensional arrays of indices")
-    together = np.concatenate(parts)
-    if len(np.unique(together)) != len(together):
-        raise DataError(f"split {scheme!r} gave an example to two peers")
-    if len(together) and (together.min() < 0 or together.max() >= len(labels)):
-        raise DataError(f"split {scheme!r} gave indices outside 0..{len(labels) - 1}")
+        raise DataError(
+            f"{len(labels)} examples are too few for {peers} peers with {EXAMPLES_MIN} or more each: choose fewer peers"
+        )
+    parts = _checked(scheme, parse(scheme)(labels, peers, rng), len(labels), peers)
+    # Largest first; of equal ones the first peer.
+    heap = [(-len(part), peer) for peer, part in enumerate(parts)]
+    heapq.heapify(heap)
     for index, part in enumerate(parts):
         while len(parts[index]) < EXAMPLES_MIN:
-            richest = max(range(peers), key=lambda peer: len(parts[peer]))
-            if len(parts[richest]) <= EXAMPLES_MIN:
-                raise DataError(f"split {scheme!r} left peer {index + 1} with {len(part)} examples")
+            size, richest = heap[0]
+            if -size != len(parts[richest]):
+                heapq.heapreplace(heap, (-len(parts[richest]), richest))
+                continue
+            if -size <= EXAMPLES_MIN:
+                raise DataError(
+                    f"split {scheme!r} left peer {index + 1} with {len(part)} examples, and none can spare any"
+                )
             parts[index] = np.append(parts[index], parts[richest][-1])
             parts[richest] = parts[richest][:-1]
-    return [np.sort(part).astype(np.int64) for part in parts]
+    return [np.sort(part) for part in parts]
+
+
+def _checked(scheme: str, result: Any, examples: int, peers: int) -> Division:
+    """What a split function gave, as a division; raises DataError when it is none."""
+    expected = f"{peers} one-dimensional arrays of indices"
+    try:
+        given = [np.asarray(part) for part in result]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"split {scheme!r} gave {type(result).__name__}, not {expected}: {error}") from None
+    if len(given) != peers:
+        raise DataError(f"split {scheme!r} gave {len(given)} parts, not {expected}")
+    parts = []
+    for part in given:
+        # An empty list has no type of its own; it is filled up.
+        if part.ndim != 1 or not (np.issubdtype(part.dtype, np.integer) or part.size == 0):
+            raise DataError(f"split {scheme!r} gave {part.dtype}{list(part.shape)}, not {expected}")
+        if part.size and (int(part.min()) < 0 or int(part.max()) >= examples):
+            raise DataError(f"split {scheme!r} gave indices outside 0..{examples - 1}: {part.min()} to {part.max()}")
+        parts.append(part.astype(np.int64))
+    together = np.concatenate(parts)
+    if len(np.unique(together)) != len(together):
+        raise DataError(f"split {scheme!r} gave an example to two peers, or twice to one")
+    return parts
 
 
 def limit(part: Indices, count: int | None, rng: np.random.Generator) -> Indices:
@@ -151,9 +190,14 @@ def matching_test(train: list[Labels], labels: Labels, rng: np.random.Generator)
     """Divide the test set so that each peer is tested on the classes that it trains on.
 
     Each class's test examples are shared in proportion to how many of its training examples each peer holds; so with
-    iid shards everyone gets the same number of each class, and the mean over peers weighted by test examples is the
-    accuracy on the whole test set.
+    iid shards everyone gets about as many of each class, and the mean over peers weighted by test examples is the
+    accuracy on the whole test set. Whoever gets none that way gets one of the peer that has most.
+
+    Raises:
+        DataError: There are fewer test examples than peers.
     """
+    if len(labels) < len(train):
+        raise DataError(f"{len(labels)} test examples are too few for {len(train)} peers: choose fewer peers")
     parts: list[list[Indices]] = [[] for _ in train]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
