@@ -11,10 +11,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from edge_peer.config_relations import relations, short
 from edge_peer.errors import ConfigError
 from edge_peer.protocol.messages import STRATEGIES, RunSettings
 from edge_peer.protocol.settings import Timing
-from edge_peer.protocol.topics import is_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -218,22 +218,27 @@ def load_config(path: Path) -> Config:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror}); name the file with --config"]) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([f"{path}: not a TOML file: {error}"]) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError([f"{path}: not a TOML file: {error}; correct it"]) from None
     problems: list[str] = []
-    for name in tables:
+    for name, value in tables.items():
         if name not in SECTIONS:
-            problems.append(f"[{name}] is not a section{_meant(name, SECTIONS)}")
+            problems.append(f"{_named(name, value)}: no such section{_meant(name, SECTIONS)}")
+    unusable: set[str] = set()
     sections = {
-        name: _section(kind, name, tables.get(name, {}), path.parent, problems) for name, kind in SECTIONS.items()
+        name: _section(kind, name, tables.get(name, {}), path.parent, problems, unusable)
+        for name, kind in SECTIONS.items()
     }
-    if any(section is None for section in sections.values()):
-        raise ConfigError([f"{path}: {problem}" for problem in problems])
     config = Config(**sections)
-    problems += _relations(config)
+    # What is wrong by itself has been told; relations of the rest are told in the same breath.
+    problems += [problem for fields, problem in relations(config) if unusable.isdisjoint(fields)]
     if problems:
         raise ConfigError([f"{path}: {problem}" for problem in problems])
     return config
+
+
+def _named(name: str, value: Any) -> str:
+    return f"[{name}]" if isinstance(value, dict) else f"{name} = {short(value)}"
 
 
 def _meant(name: str, known: Any) -> str:
@@ -241,28 +246,34 @@ def _meant(name: str, known: Any) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
-def _section(kind: type[Any], name: str, table: Any, folder: Path, problems: list[str]) -> Any:
-    if not isinstance(table, dict):
-        problems.append(f"{name} = {table!r}: a section is written [{name}]")
-        return None
+def _section(kind: type[Any], name: str, table: Any, folder: Path, problems: list[str], unusable: set[str]) -> Any:
+    """A section's object; a field that cannot be used has its default, or None, in it and stands in `unusable`."""
     fields = {item.name: item for item in dataclasses.fields(kind)}
     hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    wrong = False
+    required = [
+        key
+        for key, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    ]
+    if not isinstance(table, dict):
+        problems.append(f"{name} = {short(table)}: a section is written [{name}], and its keys below it")
+        unusable.update(f"{name}.{key}" for key in fields)
+        return kind(**dict.fromkeys(required))
+    values: dict[str, Any] = dict.fromkeys(required)
     for key, value in table.items():
         if key not in fields:
-            problems.append(f"[{name}] {key} is not a key{_meant(key, fields)}")
+            problems.append(f"[{name}] {key} = {short(value)}: no such key{_meant(key, fields)}")
             continue
         try:
             values[key] = _value(f"{name}.{key}", value, hints[key], folder)
         except ValueError as error:
-            problems.append(f"[{name}] {key} = {value!r}: {error}")
-            wrong = True
-    for key, item in fields.items():
-        if key not in table and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            problems.append(f"[{name}] {key} is missing")
-            wrong = True
-    return None if wrong else kind(**values)
+            problems.append(f"[{name}] {key} = {short(value)}: {error}")
+            unusable.add(f"{name}.{key}")
+    for key in required:
+        if key not in table:
+            problems.append(f'[{name}] {key} is missing: write {key} = "..." below [{name}]')
+            unusable.add(f"{name}.{key}")
+    return kind(**values)
 
 
 def _value(where: str, value: Any, hint: Any, folder: Path) -> Any:
@@ -285,54 +296,17 @@ def _value(where: str, value: Any, hint: Any, folder: Path) -> Any:
             raise ValueError(f"must be from {low:g} to {high:g}")
         return hint(value)
     if not isinstance(value, str) or not value:
-        raise ValueError("must be a text")
+        raise ValueError("must be a text, and not an empty one")
     if where in CHOICES and value not in CHOICES[where]:
         raise ValueError(f"must be one of {', '.join(sorted(CHOICES[where]))}")
-    return (folder / value).resolve() if hint is Path else value
-
-
-def _relations(config: Config) -> list[str]:
-    """What single fields cannot show."""
-    peer, federation, broker, run, timing = config.peer, config.federation, config.broker, config.run, config.timing
-    problems = [
-        f"[{where}] name = {name!r}: use letters, digits, '.', '_' and '-', at most 64, no '.' first"
-        for where, name in (("peer", peer.name), ("federation", federation.name))
-        if not is_name(name)
-    ]
-    if federation.roster is not None:
-        roster = federation.roster
-        if peer.name not in roster:
-            problems.append(f"[federation] roster does not list this peer, {peer.name!r}: add it")
-        if len(set(roster)) != len(roster) or not all(is_name(name) for name in roster):
-            problems.append(f"[federation] roster = {list(roster)!r}: names must be valid and stand once")
-        for where, value in (("federation] min_peers", federation.min_peers), ("run] updates_min", run.updates_min)):
-            if value > len(roster):
-                problems.append(f"[{where} = {value}: the roster has only {len(roster)} peers, no run could start")
-    if run.round_deadline_s < broker.keepalive_s:
-        problems.append(
-            f"[run] round_deadline_s = {run.round_deadline_s:g} is shorter than [broker] keepalive_s = "
-            f"{broker.keepalive_s}: a round would end before a dead peer is noticed; raise the one or lower the other"
-        )
-    if timing.lease_s < broker.keepalive_s:
-        problems.append(
-            f"[timing] lease_s = {timing.lease_s:g} is shorter than [broker] keepalive_s = {broker.keepalive_s}: "
-            "raise it"
-        )
-    if broker.reconnect_s_max < broker.reconnect_s_min:
-        problems.append(
-            f"[broker] reconnect_s_max = {broker.reconnect_s_max:g} is less than reconnect_s_min = "
-            f"{broker.reconnect_s_min:g}: raise it"
-        )
-    tls = {name: getattr(broker, name) for name in ("tls_ca", "tls_certificate", "tls_key")}
-    if any(tls.values()) and not all(tls.values()):
-        problems.append(
-            f"[broker] {', '.join(name for name, value in tls.items() if not value)} is missing: TLS needs all"
-        )
-    if peer.train and config.shard.path is None:
-        problems.append("[shard] path is missing: a peer that trains needs data; or set [peer] train = false")
-    if run.strategy == "all" and run.fraction != 1.0:
-        problems.append(f'[run] fraction = {run.fraction:g} has no effect with strategy = "all": choose "fraction"')
-    return problems
+    if hint is not Path:
+        return value
+    if "\0" in value:
+        raise ValueError("must be a path, which holds no zero character")
+    try:
+        return (folder / value).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"must be a path that leads somewhere ({error})") from None
 
 
 def to_toml(config: Config) -> str:
@@ -357,5 +331,5 @@ def literal(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return f"[{', '.join(literal(item) for item in value)}]"
-    # JSON's escapes are TOML's, for text without control characters of its own.
-    return json.dumps(str(value), ensure_ascii=False)
+    # JSON's escapes are TOML's, but for one control character that JSON leaves as it is.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,354 @@
+"""The configuration: every problem at once, each with field, value and remedy; and what is written is read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_peer.config import CHOICES, RANGES, SECTIONS, Config, load_config, to_toml
+from edge_peer.errors import ConfigError
+
+GOOD = """
+[peer]
+name = "kitchen"
+state_dir = "state"
+
+[model]
+artifacts = "model"
+
+[shard]
+path = "shards/kitchen.safetensors"
+"""
+
+
+def load(folder: Path, text: str) -> Config:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path)
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load(folder, text)
+    prefix = f"{folder / 'config.toml'}: "
+    assert all(problem.startswith(prefix) for problem in raised.value.problems)
+    return [problem.removeprefix(prefix) for problem in raised.value.problems]
+
+
+def changed(*lines: str) -> str:
+    """The good file with `section.key = value` lines in it, or `-section.key` without."""
+    tables = {"peer": {"name": '"kitchen"', "state_dir": '"state"'}, "model": {"artifacts": '"model"'}}
+    tables["shard"] = {"path": '"shard"'}
+    for line in lines:
+        if line.startswith("-"):
+            section, key = line[1:].split(".")
+            del tables[section][key]
+        else:
+            name, value = line.split(" = ", 1)
+            section, key = name.split(".")
+            tables.setdefault(section, {})[key] = value
+    return "".join(
+        f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in table.items())
+        for section, table in tables.items()
+    )
+
+
+def test_a_short_file_has_the_documented_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path, GOOD)
+    assert config.peer.name == "kitchen"
+    assert config.peer.state_dir == tmp_path / "state"
+    assert config.shard.path == tmp_path / "shards/kitchen.safetensors"
+    assert config.broker.address == ("localhost", 1883)
+    assert (config.run.rounds_max, config.run.learning_rate, config.federation.roster) == (10, 0.1, None)
+
+
+def test_tls_has_its_own_port_unless_given(tmp_path: Path) -> None:
+    tls = ['broker.tls_ca = "ca"', 'broker.tls_certificate = "c"', 'broker.tls_key = "k"']
+    assert load(tmp_path, changed(*tls)).broker.address == ("localhost", 8883)
+    assert load(tmp_path, changed(*tls, "broker.port = 1234")).broker.address == ("localhost", 1234)
+
+
+def test_absolute_paths_stay_and_a_whole_number_is_a_number(tmp_path: Path) -> None:
+    config = load(tmp_path, changed('peer.state_dir = "/var/lib/edge-peer"', "run.learning_rate = 1"))
+    assert str(config.peer.state_dir) == "/var/lib/edge-peer"
+    assert (type(config.run.learning_rate), config.run.learning_rate) == (float, 1.0)
+
+
+SINGLE = {
+    ("run.rouds_max = 5",): r"\[run\] rouds_max = 5: no such key; did you mean rounds_max\?",
+    ("run.zzz = 5",): r"\[run\] zzz = 5: no such key; known are rounds_max, ",
+    ("rum.rounds_max = 5",): r"\[rum\]: no such section; did you mean run\?",
+    ("-peer.name",): r'\[peer\] name is missing: write name = "\.\.\." below \[peer\]',
+    ("-model.artifacts",): r"\[model\] artifacts is missing: write",
+    ("run.rounds_max = 2.5",): r"\[run\] rounds_max = 2\.5: must be a whole number",
+    ('run.rounds_max = "5"',): r"\[run\] rounds_max = '5': must be a whole number",
+    ("run.rounds_max = true",): r"\[run\] rounds_max = True: must be a whole number",
+    ("run.learning_rate = true",): r"\[run\] learning_rate = True: must be a number",
+    ("run.learning_rate = nan",): r"\[run\] learning_rate = nan: must be from 1e-09 to 1000",
+    ("run.learning_rate = inf",): r"\[run\] learning_rate = inf: must be from",
+    ("run.target_accuracy = 83.5",): r"\[run\] target_accuracy = 83\.5: must be from 0 to 1",
+    ("run.rounds_max = 0",): r"\[run\] rounds_max = 0: must be from 1 to 1e\+06",
+    (f"run.epochs = {'9' * 300}",): r"\[run\] epochs = 9{77}\.\.\.: must be from 1 to 1000",
+    ("broker.port = 65536",): r"\[broker\] port = 65536: must be from 0 to 65535",
+    ("peer.train = 1",): r"\[peer\] train = 1: must be true or false",
+    ("peer.name = 3",): r"\[peer\] name = 3: must be a text",
+    ('broker.host = ""',): r"\[broker\] host = '': must be a text, and not an empty one",
+    ('federation.roster = "kitchen"',): r"\[federation\] roster = 'kitchen': must be a list of texts",
+    ('federation.roster = ["kitchen", 3]',): r"\[federation\] roster = \['kitchen', 3\]: must be a list of texts",
+    ('run.strategy = "best"',): r"\[run\] strategy = 'best': must be one of all, fastest, fraction, least_used",
+    ('trainer.backend = "torch"',): r"\[trainer\] backend = 'torch': must be one of litert",
+    ('log.level = "INFO"',): r"\[log\] level = 'INFO': must be one of debug, error, info, warning",
+    ('shard.path = "a\\u0000b"',): r"\[shard\] path = 'a\\x00b': must be a path",
+    ('peer.name = "-k"',): r"\[peer\] name = '-k': use letters, digits",
+    ('peer.name = "a/b"',): r"\[peer\] name = 'a/b': use letters, digits",
+    ('federation.name = "x y"',): r"\[federation\] name = 'x y': use letters, digits",
+    # Relations.
+    ("run.round_deadline_s = 5",): r"\[run\] round_deadline_s = 5 is shorter than \[broker\] keepalive_s = 10.*raise",
+    ("timing.lease_s = 9",): r"\[timing\] lease_s = 9 is shorter than \[broker\] keepalive_s = 10: raise",
+    ("broker.reconnect_s_min = 50",): r"\[broker\] reconnect_s_max = 30 is less than reconnect_s_min = 50: raise it",
+    ('broker.tls_ca = "ca"',): r"\[broker\] tls_certificate, tls_key is missing: TLS needs",
+    ('broker.password_file = "p"',): r"\[broker\] password_file = '.*/p' is of no use without username: add it",
+    (
+        "-shard.path",
+    ): r"\[shard\] path is missing: a peer that trains needs data; add it, or set \[peer\] train = false",
+    ("run.fraction = 0.5",): r'\[run\] fraction = 0\.5 has no effect with strategy = "all": choose "fraction"',
+    (
+        'federation.roster = ["roof", "cellar"]',
+    ): r"\[federation\] roster = .* does not list this peer, 'kitchen': add it",
+    ('federation.roster = ["kitchen", "kitchen"]',): r"\[federation\] roster = .*: write valid names, each once",
+    ('federation.roster = ["kitchen", "a b"]',): r"\[federation\] roster = .*: write valid names, each once",
+    (
+        'federation.roster = ["kitchen", "roof"]',
+        "federation.min_peers = 3",
+    ): r"\[federation\] min_peers = 3: the roster has only 2 peers, no run could start; lower it",
+    (
+        'federation.roster = ["kitchen", "roof"]',
+        "run.updates_min = 3",
+    ): r"\[run\] updates_min = 3: the roster has only 2 peers",
+    ("limits.peers_max = 4", "federation.min_peers = 5"): r"\[federation\] min_peers = 5: more than .* peers_max = 4",
+    (
+        "limits.peers_max = 4",
+        "run.updates_min = 5",
+    ): r"\[run\] updates_min = 5: more than \[limits\] peers_max = 4; raise",
+    (
+        "limits.peers_max = 2",
+        'federation.roster = ["kitchen", "a", "b"]',
+    ): r"\[federation\] roster of 3 peers: more than \[limits\] peers_max = 2; raise that",
+}
+
+
+@pytest.mark.parametrize("lines", SINGLE, ids=" ".join)
+def test_one_problem_is_told_with_field_value_and_remedy(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    found = problems(tmp_path, changed(*lines))
+    assert len(found) == 1
+    assert re.match(SINGLE[lines], found[0])
+    assert len(found[0]) < 400
+
+
+def test_all_kinds_of_problems_are_told_at_once(tmp_path: Path) -> None:
+    """Unknown keys, wrong types, values out of range, missing keys and relations do not hide one another."""
+    found = problems(
+        tmp_path,
+        'rum = 3\n[peer]\nnamme = "kitchen"\nstate_dir = 5\n[run]\nrounds_max = "many"\nround_deadline_s = 2\n'
+        "[broker]\nreconnect_s_max = 0.02\nport = -1\n[oops]\n[timing]\nlease_s = 1\n",
+    )
+    assert [re.split(r"[:=]| is ", problem)[0].strip() for problem in found] == [
+        "rum",
+        "[oops]",
+        "[peer] namme",
+        "[peer] state_dir",
+        "[peer] name",
+        "[broker] port",
+        "[model] artifacts",
+        "[run] rounds_max",
+        "[run] round_deadline_s",
+        "[timing] lease_s",
+        "[broker] reconnect_s_max",
+        "[shard] path",
+    ]
+
+
+def test_a_relation_of_a_field_that_is_wrong_anyway_is_not_told(tmp_path: Path) -> None:
+    found = problems(tmp_path, changed('broker.keepalive_s = "long"', "run.round_deadline_s = 5", "peer.train = 3"))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_that_is_none(tmp_path: Path, name: str) -> None:
+    parts = GOOD.strip().split("\n\n")
+    text = "\n".join(part for part in parts if not part.startswith(f"[{name}]"))
+    found = problems(tmp_path, f"{name} = 3\n{text}\n")
+    assert found == [f"{name} = 3: a section is written [{name}], and its keys below it"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[peer\n", b"\xff\xfe", b"a = " + b"[" * 100_000, b"[peer]\nname = 1\nname = 2\n", b"\0"],
+    ids=["bracket", "encoding", "depth", "twice", "zero"],
+)
+def test_what_is_no_toml_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.toml: not a TOML file: .*correct it"):
+        load_config(path)
+
+
+def test_a_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.toml", tmp_path):
+        with pytest.raises(ConfigError, match=r"cannot be read \(.*\); name the file with --config"):
+            load_config(path)
+
+
+def test_a_path_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    path = tmp_path / "config.toml"
+    path.write_text(changed('shard.path = "a"'))
+    # Whether resolving it fails depends on Python; then it is told like any other problem.
+    try:
+        assert load_config(path).shard.path is not None
+    except ConfigError as error:
+        assert "[shard] path = 'a': must be a path that leads somewhere" in str(error)  # noqa: PT017 - see above
+
+
+def numeric_fields() -> dict[str, Any]:
+    found = {}
+    for section, kind in SECTIONS.items():
+        hints = get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            kinds = set(get_args(hints[item.name]) or [hints[item.name]]) - {type(None)}
+            if kinds & {int, float}:
+                found[f"{section}.{item.name}"] = item.default
+    return found
+
+
+def test_every_number_has_a_range_that_holds_its_default() -> None:
+    numbers = numeric_fields()
+    assert set(RANGES) == set(numbers)
+    for field, default in numbers.items():
+        low, high = RANGES[field]
+        assert low < high
+        assert default is None or low <= default <= high, field
+
+
+# ---------------------------------------------------------------------- written and read again
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+NAME = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
+
+
+def values(field: str, hint: Any) -> st.SearchStrategy[Any]:
+    kinds = set(get_args(hint) or [hint]) - {type(None)}
+    if field in CHOICES:
+        return st.sampled_from(sorted(CHOICES[field]))
+    if hint is bool:
+        return st.booleans()
+    if kinds & {int, float}:
+        low, high = RANGES[field]
+        return st.integers(int(low), int(high)) if int in kinds else st.floats(low, high, exclude_min=low == 0)
+    if Path in kinds:
+        return st.from_regex(r"/[a-zé \"'\\\x01-\x09\x0b-\x1f\x7f]{1,12}", fullmatch=True).map(
+            lambda it: Path(it).resolve()
+        )
+    return NAME if field.endswith(".name") else TEXT
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    """Any configuration whose relations hold."""
+    sections: dict[str, Any] = {}
+    for section, kind in SECTIONS.items():
+        hints = get_type_hints(kind)
+        fields = {}
+        for item in dataclasses.fields(kind):
+            field = f"{section}.{item.name}"
+            required = item.default is dataclasses.MISSING
+            if required or (field != "federation.roster" and draw(st.booleans())):
+                fields[item.name] = draw(values(field, hints[item.name]))
+        sections[section] = kind(**fields)
+    replace = dataclasses.replace
+    run, broker, timing = sections["run"], sections["broker"], sections["timing"]
+    tls = draw(st.booleans())
+    paths = {name: Path(f"/{name}") if tls else None for name in ("tls_ca", "tls_certificate", "tls_key")}
+    slow = max(broker.reconnect_s_min, broker.reconnect_s_max)
+    sections["broker"] = replace(broker, **paths, reconnect_s_max=slow, username=broker.username or "me")
+    sections["timing"] = replace(timing, lease_s=max(timing.lease_s, float(broker.keepalive_s)))
+    deadline = max(run.round_deadline_s, float(broker.keepalive_s))
+    roster = draw(st.none() | st.lists(NAME, unique=True, min_size=1, max_size=4))
+    least = 1 if roster is not None else min(run.updates_min, 5)
+    sections["run"] = replace(
+        run, round_deadline_s=deadline, updates_min=least, fraction=1.0 if run.strategy == "all" else run.fraction
+    )
+    if roster is not None:
+        roster = tuple(dict.fromkeys([sections["peer"].name, *roster]))
+    sections["federation"] = replace(sections["federation"], roster=roster, min_peers=1)
+    sections["limits"] = replace(sections["limits"], peers_max=max(5, sections["limits"].peers_max))
+    sections["shard"] = replace(sections["shard"], path=Path("/shard"))
+    return Config(**sections)
+
+
+@given(configs())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_any_configuration_is_read_as_it_was_written(tmp_path: Path, config: Config) -> None:
+    assert load(tmp_path, to_toml(config)) == config
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda it: st.lists(it, max_size=3),
+        max_leaves=5,
+    ),
+    st.sampled_from(
+        sorted(f"{section}.{item.name}" for section, kind in SECTIONS.items() for item in dataclasses.fields(kind))
+    ),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_in_any_field_is_taken_or_told(tmp_path: Path, value: Any, field: str) -> None:
+    literal = toml(value)
+    try:
+        load(tmp_path, changed(f"{field} = {literal}"))
+    except ConfigError as error:
+        assert field.split(".")[1] in str(error)  # noqa: PT017 - it may also be taken
+
+
+def toml(value: Any) -> str:
+    if value is None:
+        return "{}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(toml(item) for item in value)}]"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(it):08x}" for it in value if not 0xD800 <= ord(it) < 0xE000) + '"'
+    return repr(value)
+
+
+# ---------------------------------------------------------------------- command line
+
+
+def test_the_command_tells_all_problems_and_exits_with_2(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(
+        changed("run.rouds_max = 5", 'run.epochs = "two"', "timing.lease_s = 3", "run.round_deadline_s = 4")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_peer", "run", "--config", path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    for line, part in zip(
+        lines, ["rouds_max = 5", "epochs = 'two'", "round_deadline_s = 4", "lease_s = 3"], strict=True
+    ):
+        assert f"{path}: " in line
+        assert part in line
