@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,3 +156,17 @@ def free_port() -> int:
         it.bind((HOST, 0))
         port: int = it.getsockname()[1]
         return port
+
+
+def main() -> int:
+    """`python -m edge_peer.operator.broker`: install Mosquitto if it is missing; returns the exit code."""
+    try:
+        require_mosquitto(print)
+    except ResourceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -89,8 +89,10 @@ class Session:
         Raises:
             BrokerError: The connection is gone.
         """
-        if not self._connection.happened:
-            self._turn(timeout_s)
+        end_s = time.monotonic() + timeout_s
+        while not self._connection.happened and (left_s := end_s - time.monotonic()) > 0:
+            # What wakes us up need not be a document: an acknowledgement does, too.
+            self._turn(left_s)
         documents = []
         while self._connection.happened:
             happened = self._connection.happened.popleft()

@@ -25,8 +25,10 @@ from edge_peer.protocol.messages import ModelRef, UpdateOffer
 F32 = npt.NDArray[np.float32]
 DOCUMENT = "edge_peer"
 UPDATE_TENSOR = "update"
-#: Names and shapes of the largest layout, and room for metadata of others.
-HEADER_BYTES_MAX = 4 << 20
+#: A header is parsed only up to this length, and what a name, a shape and offsets take for each tensor more: parsed
+#: JSON takes many times its length of memory.
+HEADER_BYTES = 32 << 10
+HEADER_BYTES_TENSOR = 512
 
 
 def digest_of(vector: F32) -> str:
@@ -45,12 +47,13 @@ def encode_update(offer: UpdateOffer, change: F32) -> bytes:
 
 
 def _encode(tensors: dict[str, F32], document: dict[str, Any]) -> bytes:
-    return save(tensors, {"format": "np", DOCUMENT: json.dumps(document, sort_keys=True, allow_nan=False)})
+    # One entry only: with more, the package writes them in an order that differs from process to process.
+    return save(tensors, {DOCUMENT: json.dumps(document, sort_keys=True, allow_nan=False)})
 
 
-def decode_model_ref(payload: bytes) -> ModelRef:
+def decode_model_ref(layout: Layout, payload: bytes) -> ModelRef:
     """Which model a payload says it is, without touching its values; raises RemoteProtocolError."""
-    return ModelRef.read(_document(_header(payload)[0]))
+    return ModelRef.read(_document(_header(payload, len(layout.tensors))[0]))
 
 
 def decode_model(layout: Layout, payload: bytes) -> tuple[ModelRef, F32]:
@@ -62,7 +65,7 @@ def decode_model(layout: Layout, payload: bytes) -> tuple[ModelRef, F32]:
     Raises:
         RemoteProtocolError: Anything else than such a model.
     """
-    header, start = _header(payload)
+    header, start = _header(payload, len(layout.tensors))
     ref = ModelRef.read(_document(header))
     vector = np.empty(layout.size, np.float32)
     shapes = {tensor.name: tensor.shape for tensor in layout.tensors}
@@ -79,26 +82,27 @@ def decode_model(layout: Layout, payload: bytes) -> tuple[ModelRef, F32]:
 
 def decode_offer(payload: bytes) -> UpdateOffer:
     """Which update a payload says it is, without touching its values; raises RemoteProtocolError."""
-    return UpdateOffer.read(_document(_header(payload)[0]))
+    return UpdateOffer.read(_document(_header(payload, 1)[0]))
 
 
 def decode_change(payload: bytes, offer: UpdateOffer, size: int) -> F32:
     """The values of an update, shape (size,) float32; raises RemoteProtocolError with the reason to tell its sender."""
-    header, start = _header(payload)
+    header, start = _header(payload, 1)
     if offer.codec != "float32":
         raise RemoteProtocolError(f"codec {offer.codec!r} is not known here, only float32")
-    change = _tensors(payload, header, start, {UPDATE_TENSOR: (size,)})[UPDATE_TENSOR]
+    # A copy: the payload and whatever else is in it need not be held until the round is over.
+    change = _tensors(payload, header, start, {UPDATE_TENSOR: (size,)})[UPDATE_TENSOR].copy()
     found = digest_of(change)
     if found != offer.digest:
         raise RemoteProtocolError(f"values have digest {found[:12]}, the offer says {offer.digest[:12]}")
     return change
 
 
-def _header(payload: bytes) -> tuple[dict[str, Any], int]:
+def _header(payload: bytes, tensors: int) -> tuple[dict[str, Any], int]:
     if len(payload) < 8:
         raise RemoteProtocolError(f"{len(payload)} bytes are no safetensors file")
     length = int.from_bytes(payload[:8], "little")
-    if not 2 <= length <= min(HEADER_BYTES_MAX, len(payload) - 8):
+    if not 2 <= length <= min(HEADER_BYTES + tensors * HEADER_BYTES_TENSOR, len(payload) - 8):
         raise RemoteProtocolError(f"header of {length} bytes in a payload of {len(payload)}")
     try:
         header = json.loads(payload[8 : 8 + length].decode())
