@@ -1,0 +1,190 @@
+"""The invariants of docs/protocol.md, checked at every step from outside the protocol's code.
+
+`Checkers` sees what a board does (each command, just before it is run), what its disk holds, and what the broker takes
+in. It raises `Violation` at the first broken promise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aggregator_core.reference import weighted_mean as reference_mean
+from edge_peer.protocol import commands as do
+from edge_peer.protocol.events import TrainingKey
+from edge_peer.protocol.messages import FINISHED, TRAINING, ModelRef, Round, Vote
+from edge_peer.protocol.topics import ROUND, VOTE
+
+if TYPE_CHECKING:
+    from tests.sim.world import Process
+
+Place = tuple[int, str, int, int]
+
+
+class Violation(AssertionError):
+    """A promise of the protocol is broken."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An update that a board really trained."""
+
+    peer: str
+    key: TrainingKey
+    examples: int
+    change: np.ndarray
+
+
+class Checkers:
+    """All invariants of one world.
+
+    Args:
+        roster: With a roster a term has one controller; without one only the others hold.
+    """
+
+    def __init__(self, roster: bool) -> None:
+        self._roster = roster
+        self._controllers: dict[int, tuple[str, str]] = {}
+        self._votes: dict[tuple[str, int], str] = {}
+        self._commits: dict[tuple[str, int, int], str] = {}
+        self._held: dict[str, Place] = {}
+        self._elected: dict[str, int] = {}
+        self._finished: dict[str, int] = {}
+        self._reasons: dict[tuple[str, str], str] = {}
+        self._trained: dict[tuple[str, str], int] = {}
+        self._believed: dict[tuple[str, str, int, str], int] = {}
+        self._merging: dict[tuple[str, str], do.Aggregate] = {}
+        self._numbers: dict[str, int] = {}
+        self.made: dict[str, Made] = {}
+        self.vectors: dict[str, np.ndarray] = {}
+
+    # ------------------------------------------------------------------ the state after each event
+
+    def after(self, process: Process) -> None:
+        """After a board has handled an event, before its commands are run."""
+        peer, state = process.name, process.peer.state
+        controller = process.peer.controller
+        if controller is not None and self._roster:
+            holder = self._controllers.setdefault(controller.term, (peer, process.session))
+            if holder != (peer, process.session):
+                raise Violation(f"term {controller.term} has two controllers: {holder} and {(peer, process.session)}")
+        self._rises(self._elected, peer, state.elected_term, "elected term")
+        self._rises(self._finished, peer, state.finished, "number of the finished run")
+        if state.run is not None:
+            known = self._reasons.get((peer, state.run.run_id))
+            if known is not None and state.run.finished is None:
+                raise Violation(f"{peer}: run {state.run.run_id} was finished ({known}) and goes on")
+            if state.run.finished is not None:
+                self._reasons[peer, state.run.run_id] = state.run.finished
+
+    def restarted(self, peer: str, finished: int, elected: int, held: ModelRef | None) -> None:
+        """A board starts from its disk: what was never saved may be forgotten, if nobody could hear of it."""
+        self._finished[peer] = finished
+        self._elected[peer] = elected
+        for key in [key for key in self._reasons if key[0] == peer]:
+            del self._reasons[key]
+        if held is not None:
+            self._rises(self._held, peer, held.order, "newest model on the disk")
+
+    @staticmethod
+    def _rises(values: dict, peer: str, value: object, what: str) -> None:
+        if peer in values and value < values[peer]:
+            raise Violation(f"{peer}: {what} went back from {values[peer]} to {value}")
+        values[peer] = value
+
+    # ------------------------------------------------------------------ commands
+
+    def before(self, process: Process, command: do.Command) -> None:
+        """Just before a board runs a command."""
+        if isinstance(command, do.Publish) and command.kind == VOTE:
+            assert isinstance(command.document, Vote)
+            self._vote(process, command.document)
+        elif isinstance(command, do.Publish) and command.kind == ROUND and isinstance(command.document, Round):
+            self._round(process, command.document)
+        elif isinstance(command, do.PublishModel):
+            self._model(process, command)
+        elif isinstance(command, do.SaveModel):
+            self._rises(self._held, process.name, command.ref.order, "newest model on the disk")
+        elif isinstance(command, do.StartTraining):
+            self._training(process, command.key)
+        elif isinstance(command, do.Aggregate):
+            self._aggregate(process, command)
+
+    def _vote(self, process: Process, vote: Vote) -> None:
+        key = (process.name, vote.term)
+        if self._votes.setdefault(key, vote.candidate) != vote.candidate:
+            raise Violation(f"{process.name} votes in term {vote.term} for {vote.candidate} after {self._votes[key]}")
+        saved = process.board.saved
+        if (saved.voted_term, saved.voted_for) != (vote.term, vote.candidate):
+            raise Violation(f"{process.name} publishes its vote of term {vote.term}, but its disk does not hold it")
+
+    def _round(self, process: Process, document: Round) -> None:
+        name, saved = process.name, process.board.saved
+        if saved.elected_term < document.term:
+            raise Violation(f"{name} speaks as controller of term {document.term}, which its disk does not hold")
+        if self._roster:
+            holder = self._controllers.get(document.term)
+            if holder != (name, process.session):
+                raise Violation(f"{name} speaks as controller of term {document.term}, which is {holder}'s")
+        if document.run_id is None:
+            return
+        if self._numbers.setdefault(document.run_id, document.run_number) != document.run_number:
+            raise Violation(f"run {document.run_id} has two numbers")
+        if document.state == FINISHED and saved.finished < document.run_number:
+            raise Violation(f"{name} says that run {document.run_id} is finished; its disk does not hold it")
+        if document.state == TRAINING:
+            if saved.finished >= document.run_number:
+                raise Violation(f"{name} trains run {document.run_id}, which it knows as finished")
+            self._is_saved(process, document.base)
+            self._commit(document.base)
+        if document.base is not None:
+            key = (name, process.session, document.term, document.run_id)
+            if document.base.round < self._believed.get(key, 0):
+                raise Violation(f"{name}: base went back from round {self._believed[key]} to {document.base.round}")
+            self._believed[key] = document.base.round
+
+    def _is_saved(self, process: Process, ref: ModelRef) -> None:
+        held = process.board.held
+        if held is None or held.order < ref.order:
+            raise Violation(f"{process.name} publishes the model of round {ref.round}; its disk holds {held}")
+
+    def _commit(self, ref: ModelRef) -> None:
+        key = (ref.run_id, ref.term, ref.round)
+        if self._commits.setdefault(key, ref.sha256) != ref.sha256 and self._roster:
+            raise Violation(f"two models of round {ref.round} of run {ref.run_id} in term {ref.term}")
+
+    def _model(self, process: Process, command: do.PublishModel) -> None:
+        ref = command.ref
+        self._is_saved(process, ref)
+        self._commit(ref)
+        merging = self._merging.get((process.name, process.session))
+        if merging is None or (merging.run_id, merging.round, merging.term) != (ref.run_id, ref.round, ref.term):
+            return
+        changes = [self.made[digest].change.tolist() for _, digest, _ in merging.updates]
+        expected = self.vectors[merging.base] + reference_mean(changes, [count for _, _, count in merging.updates])
+        if not np.allclose(self.vectors[ref.sha256], expected, rtol=1e-5, atol=1e-5):
+            raise Violation(f"the model of round {ref.round} is not the mean of the accepted updates")
+
+    def _training(self, process: Process, key: TrainingKey) -> None:
+        last = self._trained.get((process.name, key.run_id), 0)
+        if key.round < last:
+            raise Violation(f"{process.name} trains round {key.round} of run {key.run_id} after round {last}")
+        self._trained[process.name, key.run_id] = key.round
+        if self._finished.get(process.name, 0) >= self._numbers[key.run_id]:
+            raise Violation(f"{process.name} trains run {key.run_id}, which it knows as finished")
+
+    def _aggregate(self, process: Process, command: do.Aggregate) -> None:
+        names = [peer for peer, _, _ in command.updates]
+        if sorted(set(names)) != names:
+            raise Violation(f"{process.name} counts updates of {names}: not each once, sorted")
+        digests = [digest for _, digest, _ in command.updates]
+        if len(set(digests)) != len(digests) or not digests:
+            raise Violation(f"{process.name} counts an update twice, or none: {digests}")
+        for peer, digest, examples in command.updates:
+            made = self.made.get(digest)
+            wanted = TrainingKey(command.run_id, command.round, command.base)
+            if made is None or (made.peer, made.key, made.examples) != (peer, wanted, examples):
+                raise Violation(f"{process.name} counts for {wanted} an update of {peer} that was made for {made}")
+        self._merging[process.name, process.session] = command
