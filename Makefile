@@ -1,0 +1,119 @@
+# Everything that a user or a developer does with this project, as one command each. `make` alone explains.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+#: variables of `make demo`
+PEERS ?= 4
+ROUNDS ?= 10
+TARGET ?=
+SPLIT ?= iid
+DATASET ?= fashion-mnist
+EXAMPLES ?= 3000
+EPOCHS ?= 1
+LEARNING_RATE ?= 0.1
+SEED ?= 1
+KILL ?= auto
+#: a folder of artifacts for `make demo`, a Python file for `make model`
+MODEL ?=
+#: the run that `make graphs` draws
+RUN ?= runs/latest
+#: how many random histories `make sim` plays
+SEEDS ?= 2000
+
+BIN := .venv/bin
+DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --dataset $(DATASET) --examples $(EXAMPLES) \
+	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --seed $(SEED) --kill $(KILL) \
+	$(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
+
+.PHONY: help
+help: ## show this help
+	@echo "Targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables, such as in  make demo PEERS=8 ROUNDS=20 TARGET=0.88 SPLIT=dirichlet:0.3"
+	@awk '/^#: / { print "  " substr($$0, 4) ":" } /^[A-Z_]+ \?=/ { printf "    %-14s %s\n", $$1, substr($$0, index($$0, "?=") + 3) }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup ## run a whole federation on this machine: broker, peers, a killed controller, graphs
+	@$(BIN)/python -m edge_peer.operator.demo $(DEMO_OPTIONS)
+
+.PHONY: graphs
+graphs: setup ## draw the graphs of a run again (RUN=runs/<run id>)
+	@$(BIN)/python -m edge_peer.operator.graphs $(RUN)
+
+.PHONY: shards
+shards: setup ## divide the data set into shards/ (PEERS, SPLIT, DATASET, EXAMPLES, SEED)
+	@$(BIN)/python -m data_shards --peers $(PEERS) --split $(SPLIT) --dataset $(DATASET) --examples $(EXAMPLES) \
+		--seed $(SEED) --out shards
+
+.PHONY: model
+model: setup-models ## make a model's artifacts anew with TensorFlow (MODEL=models/image_cnn.py)
+	@.venv-models/bin/python -m models.export $(or $(MODEL),models/image_cnn.py)
+
+.PHONY: test
+test: lint types test-main test-tflite test-models ## everything that must pass: style, types, all tests in all environments
+
+.PHONY: test-main
+test-main: setup-test mosquitto ## the tests, but for those that need tflite-runtime or TensorFlow
+	@$(BIN)/python -m pytest -m "not tensorflow"
+
+.PHONY: test-tflite
+test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11
+	@requirements/environment.sh .venv-tflite tflite 11; status=$$?; \
+	if [ $$status = 3 ]; then echo "no test with tflite-runtime: it has no wheels for this machine's Python"; \
+	elif [ $$status = 0 ]; then .venv-tflite/bin/python -m pytest tests/test_trainers.py; \
+	else exit $$status; fi
+
+.PHONY: test-models
+test-models: setup-models ## the tests of the models, with TensorFlow
+	@.venv-models/bin/python -m pytest -m tensorflow tests/test_models.py
+
+.PHONY: sim
+sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants
+	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+.PHONY: bench
+bench: setup-test setup-models mosquitto ## measure accuracy, memory, round time and failover; writes bench/results/
+	@$(BIN)/python -m bench
+
+.PHONY: lint
+lint: setup-test ## ruff: style and likely mistakes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: types
+types: setup-test ## mypy, strict
+	@$(BIN)/mypy
+
+.PHONY: format
+format: setup-test ## let ruff put the code into its format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: lock
+lock: ## lock the newest fitting versions of all dependencies
+	@requirements/lock.sh
+
+.PHONY: setup
+setup:
+	@requirements/environment.sh .venv demo 13
+
+.PHONY: setup-test
+setup-test:
+	@requirements/environment.sh .venv demo 13
+	@requirements/environment.sh .venv test 13
+
+.PHONY: setup-models
+setup-models:
+	@requirements/environment.sh .venv-models models 13
+
+.PHONY: mosquitto
+mosquitto: setup
+	@$(BIN)/python -m edge_peer.operator.broker
+
+.PHONY: clean
+clean: ## remove environments and caches; runs/ and shards/ stay
+	rm -rf .venv .venv-tflite .venv-models .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
