@@ -53,6 +53,7 @@ class History:
         self._folder = folder
         self._peer = peer
         self._last_round: dict[str, int] = {}
+        self._logs: set[Path] = set()
 
     def run_folder(self, run_id: str) -> Path:
         """The run's folder; made if it is not there."""
@@ -61,11 +62,14 @@ class History:
         return folder
 
     def write_row(self, row: WriteRow, sent: int, received: int, rss_peak: int) -> None:
-        """Append the row of one round, unless this round is in the file already."""
+        """Append the row of one round, unless this round is in the file already; raises OSError."""
         path = self.run_folder(row.run_id) / f"{self._peer}.csv"
-        if row.run_id not in self._last_round:
-            self._last_round[row.run_id] = _mend(path)
-        if row.round <= self._last_round[row.run_id]:
+        # Not known again until the row is there whole: what a failed write left behind is mended before the next one.
+        last = self._last_round.pop(row.run_id, None)
+        if last is None:
+            last = _last_round(path)
+        if row.round <= last:
+            self._last_round[row.run_id] = last
             return
         values = {
             "run_id": row.run_id,
@@ -101,7 +105,12 @@ class History:
         line = {"time_utc": now_utc(), "peer": self._peer, "event": event, **fields}
         folder = self.run_folder(run_id) if run_id is not None else self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        _append(folder / "rounds.jsonl", json.dumps(line, sort_keys=True).encode() + b"\n")
+        path = folder / "rounds.jsonl"
+        if path not in self._logs:
+            _mend(path)
+        self._logs.discard(path)
+        _append(path, json.dumps(line, sort_keys=True).encode() + b"\n")
+        self._logs.add(path)
 
 
 def _number(value: float | None) -> str:
@@ -109,25 +118,42 @@ def _number(value: float | None) -> str:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """One write and one fsync: after a loss of power the last line is whole, or torn and cut off by `_mend`."""
+    """Append and fsync: after a loss of power the last line is whole, or torn and cut off by `_mend`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, content)
+        left = memoryview(content)
+        while left:
+            # A disk that fills up takes a part, and refuses the rest at the next call.
+            left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _mend(path: Path) -> int:
-    """Cut a torn last line off a CSV file; returns the last round in it, -1 where there is none."""
+def _mend(path: Path) -> bytes:
+    """Cut a torn last line off a file; returns what is left."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return -1
+        return b""
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         with path.open("r+b") as file:
             file.truncate(len(whole))
             os.fsync(file.fileno())
-    rounds = [row.get("round") or "" for row in csv.DictReader(io.StringIO(whole.decode("utf-8", "replace")))]
-    return max((int(text) for text in rounds if text.isdecimal()), default=-1)
+    return whole
+
+
+def _last_round(path: Path) -> int:
+    """The last round in a mended CSV file, -1 where there is none."""
+    lines = _mend(path).decode("utf-8", "replace").splitlines()
+    if not lines:
+        return -1
+    if lines[0] != ",".join(COLUMNS):
+        # Written by a release with other columns: rows of two kinds in one file could not be read.
+        path.replace(path.with_name(f"{path.name}.other-columns"))
+        return -1
+    place = list(COLUMNS).index("round")
+    fields = [line.split(",") for line in lines[1:]]
+    rounds = [row[place] for row in fields if len(row) == len(COLUMNS)]
+    return max((int(text) for text in rounds if text.isdecimal() and len(text) < 16), default=-1)

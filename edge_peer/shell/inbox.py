@@ -58,10 +58,10 @@ class Inbox:
     def _model(self, peer: str, payload: bytes) -> ev.Event | None:
         if not payload:
             return None
-        ref = decode_model_ref(payload)
+        ref = decode_model_ref(self._layout, payload)
         if self._vectors.model(ref.sha256) is None:
             ref, vector = decode_model(self._layout, payload)
-            self._vectors.hold_model(ref.sha256, vector)
+            self._vectors.hold_received(peer, ref.sha256, vector)
         return ev.ModelReceived(peer, ref)
 
     def _update(self, peer: str, payload: bytes) -> ev.Event | None:
@@ -77,14 +77,14 @@ class Inbox:
         problem = self._vectors.problem(change, self._layout.size, self._settings)
         if problem:
             self._complain(f"{peer}'s update", problem)
-        elif self._vectors.updates_held < self._updates_max:
-            self._vectors.hold_update(offer.digest, change)
-        else:
-            return None
+        elif not self._vectors.hold_update(peer, offer.digest, change, self._updates_max):
+            raise RemoteProtocolError("more updates than are held at a time")
         return ev.UpdateReceived(peer, offer, problem)
 
     def _complain(self, sender: str, problem: str) -> None:
         self.dropped += 1
+        # Whoever may publish may choose the topic: it must not write lines of its own into the log.
+        sender, problem = (it if it.isprintable() else ascii(it) for it in (sender[:200], problem[:300]))
         key = (sender[:100], problem[:60])
         if key not in self._complaints and len(self._complaints) >= COMPLAINTS_MAX:
             key = ("others", "")
@@ -92,4 +92,4 @@ class Inbox:
         count = self._complaints[key]
         # The first of a kind, then at every power of ten.
         if count == 1 or (count >= 10 and str(count).strip("0") == "1"):
-            LOG.warning("%s dropped: %s%s", sender[:200], problem[:300], f" (now {count} times)" if count > 1 else "")
+            LOG.warning("%s dropped: %s%s", sender, problem, f" (now {count} times)" if count > 1 else "")

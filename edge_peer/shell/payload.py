@@ -52,8 +52,11 @@ def _encode(tensors: dict[str, F32], document: dict[str, Any]) -> bytes:
 
 
 def decode_model_ref(layout: Layout, payload: bytes) -> ModelRef:
-    """Which model a payload says it is, without touching its values; raises RemoteProtocolError."""
-    return ModelRef.read(_document(_header(payload, len(layout.tensors))[0]))
+    """Which model a payload says it is; of its values only the length is checked. Raises RemoteProtocolError."""
+    header, start = _header(payload, len(layout.tensors))
+    if len(payload) - start != 4 * layout.size:
+        raise RemoteProtocolError(f"{len(payload) - start} bytes of values, the model has {4 * layout.size}")
+    return ModelRef.read(_document(header))
 
 
 def decode_model(layout: Layout, payload: bytes) -> tuple[ModelRef, F32]:
@@ -91,7 +94,7 @@ def decode_change(payload: bytes, offer: UpdateOffer, size: int) -> F32:
     if offer.codec != "float32":
         raise RemoteProtocolError(f"codec {offer.codec!r} is not known here, only float32")
     # A copy: the payload and whatever else is in it need not be held until the round is over.
-    change = _tensors(payload, header, start, {UPDATE_TENSOR: (size,)})[UPDATE_TENSOR].copy()
+    change: F32 = _tensors(payload, header, start, {UPDATE_TENSOR: (size,)})[UPDATE_TENSOR].copy()
     found = digest_of(change)
     if found != offer.digest:
         raise RemoteProtocolError(f"values have digest {found[:12]}, the offer says {offer.digest[:12]}")
@@ -125,7 +128,8 @@ def _tensors(payload: bytes, header: dict[str, Any], start: int, shapes: dict[st
     """Exactly these float32 tensors, flat; every offset is checked before it is used."""
     names = {name for name in header if name != "__metadata__"}
     if names != set(shapes):
-        raise RemoteProtocolError(f"tensors are {sorted(names)[:5]}, expected {sorted(shapes)[:5]}")
+        found = [name[:40] for name in sorted(names)[:5]]
+        raise RemoteProtocolError(f"tensors are {found}, expected {sorted(shapes)[:5]}")
     parts: dict[str, F32] = {}
     for name, shape in shapes.items():
         facts = header[name]

@@ -45,6 +45,7 @@ class Store:
         self._state_path = folder / "state.json"
         self._checkpoint_path = folder / "checkpoint.safetensors"
         self._state: bytes = b""
+        self._held: ModelRef | None = None
         self.bytes_written = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,23 +73,33 @@ class Store:
         if content is not None:
             try:
                 held, vector = decode_model(layout, content)
+                self._held = held
             except RemoteProtocolError as error:
                 self._set_aside(self._checkpoint_path, error)
         # The checkpoint itself says which model it is; it is written more often than the state.
         return replace(state, held=held), vector
 
     def save_state(self, state: SavedState) -> None:
-        """Write the state, unless it is there already."""
+        """Write the state, unless it is there already; raises ResourceError when the disk does not take it."""
         content = replace(state, held=None).encode()
         if content != self._state:
-            write_atomically(self._state_path, content)
+            self._write(self._state_path, content)
             self._state = content
-            self.bytes_written += len(content)
 
     def save_model(self, layout: Layout, ref: ModelRef, vector: F32) -> None:
-        """Write the newest model."""
-        content = encode_model(layout, ref, vector)
-        write_atomically(self._checkpoint_path, content)
+        """Write the newest model, unless it is there already; raises ResourceError when the disk does not take it."""
+        if ref != self._held:
+            self._write(self._checkpoint_path, encode_model(layout, ref, vector))
+            self._held = ref
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            # What follows depends on it, so there is no going on without.
+            raise ResourceError(
+                f"{path}: cannot be written ({error.strerror}); free some space, or see to its rights, and start again"
+            ) from None
         self.bytes_written += len(content)
 
     @staticmethod

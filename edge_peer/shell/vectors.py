@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from aggregator_core import RefusedUpdateError, check_update, weighted_mean
 from edge_peer.protocol.messages import RunSettings
 from edge_peer.shell.payload import F32, digest_of
 
+#: Vectors that are held of one sender at a time, beside those that the protocol keeps: one of the round, one of the
+#: round before or after, and some more for a controller that changes.
+FROM_ONE_PEER_MAX = 4
+
 
 class Vectors:
-    """Holds what the protocol says is needed, and no more.
+    """Holds what the protocol says is needed, and of each peer no more than a few besides.
 
     Args:
         initial: The initial weights, shape (p,); always held.
@@ -19,7 +25,11 @@ class Vectors:
     def __init__(self, initial: F32) -> None:
         self._initial_digest = digest_of(initial)
         self._models: dict[str, F32] = {self._initial_digest: initial}
+        self._kept: frozenset[str] = frozenset()
+        #: Digests that came from a peer, the oldest first.
+        self._received: dict[str, list[str]] = {}
         self._updates: dict[str, F32] = {}
+        self._senders: Counter[str] = Counter()
         self._own: tuple[str, F32] | None = None
         self.size = initial.size
 
@@ -31,10 +41,21 @@ class Vectors:
         """Keep a global model."""
         self._models[digest] = vector
 
+    def hold_received(self, peer: str, digest: str, vector: F32) -> None:
+        """Keep a global model that a peer sent; its oldest ones go, unless the protocol keeps them."""
+        self._models[digest] = vector
+        mine = self._received.setdefault(peer, [])
+        mine.append(digest)
+        while len(mine) > FROM_ONE_PEER_MAX:
+            oldest = mine.pop(0)
+            if oldest not in self._kept:
+                self._models.pop(oldest, None)
+
     def keep_models(self, digests: frozenset[str]) -> None:
         """Forget all others but the initial one."""
-        keep = digests | {self._initial_digest}
-        self._models = {digest: vector for digest, vector in self._models.items() if digest in keep}
+        self._kept = digests | {self._initial_digest}
+        self._models = {digest: vector for digest, vector in self._models.items() if digest in self._kept}
+        self._received.clear()
 
     def hold_own(self, digest: str, change: F32) -> None:
         """Keep this peer's newest update."""
@@ -44,18 +65,27 @@ class Vectors:
         """This peer's update."""
         return self._own[1] if self._own is not None and self._own[0] == digest else None
 
-    def hold_update(self, digest: str, change: F32) -> None:
-        """Keep a received update until it is merged or forgotten."""
-        self._updates[digest] = change
+    def hold_update(self, peer: str, digest: str, change: F32, total_max: int) -> bool:
+        """Keep a received update until it is merged or forgotten; returns False where there is no room for it.
+
+        It is the newest that finds no room: an earlier one may be accepted already.
+        """
+        if digest not in self._updates:
+            if len(self._updates) >= total_max or self._senders[peer] >= FROM_ONE_PEER_MAX:
+                return False
+            self._updates[digest] = change
+            self._senders[peer] += 1
+        return True
 
     def keep_updates(self, digests: frozenset[str]) -> None:
         """Forget all other received updates."""
         self._updates = {digest: change for digest, change in self._updates.items() if digest in digests}
+        self._senders.clear()
 
     @property
-    def updates_held(self) -> int:
-        """How many received updates are held."""
-        return len(self._updates)
+    def held(self) -> tuple[int, int]:
+        """How many models and how many received updates are held."""
+        return len(self._models), len(self._updates)
 
     @staticmethod
     def problem(change: F32, size: int, settings: RunSettings) -> str:
