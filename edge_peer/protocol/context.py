@@ -149,6 +149,18 @@ class Context:
             self.wants_run = False
         self.save(**changes)
 
+    def believe_finished(self) -> None:
+        """A run that somebody knows as finished is finished for this peer, too, whether it saw the end or not."""
+        number = self.finished_number()
+        if number <= self.state.finished:
+            return
+        changes: dict[str, object] = {"finished": number}
+        run = self.state.run
+        if run is not None and run.number <= number and run.finished is None:
+            changes["run"] = replace(run, finished="finished while this peer was away")
+            self.wants_run = False
+        self.save(**changes)
+
     def is_current(self, peer: str, session: str) -> bool:
         """Whether the peer is there with this session."""
         if peer == self.peer:

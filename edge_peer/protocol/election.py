@@ -14,6 +14,7 @@ quorums of a roster share a peer; so a roster never has two controllers in one t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from edge_peer.protocol import commands as do
@@ -29,9 +30,11 @@ def rank(peer: str, presence: Presence) -> tuple[tuple[int, str, int, int], floa
 
 
 def choose(candidates: Mapping[str, Presence]) -> str | None:
-    """The best willing candidate; None where nobody is willing."""
+    """The best willing candidate: of the model that most have, then by rank; None where nobody is willing."""
     willing = {peer: presence for peer, presence in candidates.items() if presence.control and presence.online}
-    return max(willing, key=lambda peer: rank(peer, willing[peer]), default=None)
+    # A controller leads those who have its model; one board with another model must not hold up the fleet.
+    alike = Counter(presence.model_digest for presence in candidates.values())
+    return max(willing, key=lambda peer: (alike[willing[peer].model_digest], rank(peer, willing[peer])), default=None)
 
 
 def quorum(roster: Iterable[str] | None, seen: Iterable[str]) -> int:
@@ -61,13 +64,19 @@ class Election:
         """Whether this peer is in an election now."""
         return self.term > 0
 
+    @property
+    def begun_s(self) -> float:
+        """When the present election began: what was heard in it is no older."""
+        return self._begun_s
+
     def leave(self) -> None:
         """There is a controller, or no connection."""
         self.term = 0
 
     def deadline_s(self) -> float:
         """When `step` must be called again at the latest."""
-        return min(self._end_s, self._settle_s if self._context.state.voted_term < self.term else self._end_s)
+        settling = self._context.state.voted_term < self.term and self._context.now_s < self._settle_s
+        return self._settle_s if settling else self._end_s
 
     def own_vote(self) -> Vote | None:
         """The vote of this term, if it is cast."""

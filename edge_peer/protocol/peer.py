@@ -20,7 +20,6 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.election import Election
-from edge_peer.protocol.election import rank as rank_of
 from edge_peer.protocol.messages import Evaluation, Presence, Round, Start, Stop, Vote
 from edge_peer.protocol.rounds import Controller
 from edge_peer.protocol.settings import PeerSettings
@@ -131,16 +130,16 @@ class Peer:
         """When to call `handle(TimerFired(), ...)` at the latest; None: only when something happens."""
         if self.role in (OFFLINE, STOPPED):
             return None
-        times = [self._trainer.next_deadline_s()]
-        if self._grace_s is not None:
-            times.append(self._grace_s)
-        if self.role == ELECTING:
+        times = [self._grace_s] if self._grace_s is not None else []
+        if self.role in (FOLLOWING, LEADING):
+            times.append(self._trainer.next_deadline_s())
+        if self.role == ELECTING and self._grace_s is None:
             times.append(self._election.deadline_s() if self._election.active else self._window_s)
         if self.role == LEADING and self._controller is not None:
             times.append(self._controller.next_deadline_s())
         if self.role == FOLLOWING and self._following is not None:
             times.append(self._context.rounds[self._following][1] + self._context.timing.lease_s)
-        time = min(times)
+        time = min(times, default=float("inf"))
         return time if time < float("inf") else None
 
     # ------------------------------------------------------------------ what happens
@@ -324,14 +323,17 @@ class Peer:
         if self._grace_s is not None and context.now_s >= self._grace_s:
             self._grace_s = None
             context.roster.grace_over()
+        context.believe_finished()
         context.publish_presence()
         best = self._best_controller()
         if best is not None:
             self._follow(best)
         elif self._controller is not None:
             self._lead_on()
-        elif self._grace_s is None:
-            self._elect()
+        else:
+            self._lose_controller()
+            if self._grace_s is None:
+                self._elect()
         self._work()
 
     def _best_controller(self) -> str | None:
@@ -353,9 +355,10 @@ class Peer:
             return None
         return best
 
-    def _strength(self, peer: str) -> tuple[tuple[int, str, int, int], float, str]:
+    def _strength(self, peer: str) -> tuple[float, str]:
+        """Of two controllers that meet: by what never changes within a session, so that both see it alike."""
         presence = self._context.everyone().get(peer)
-        return rank_of(peer, presence) if presence is not None else ((0, "", 0, 0), 0.0, peer)
+        return (presence.score if presence is not None else 0.0, peer)
 
     def _follow(self, peer: str) -> None:
         context = self._context
@@ -392,13 +395,15 @@ class Peer:
         if self.role == JOINING and self._grace_s is None:
             self._move("grace over, still controller")
 
-    def _elect(self) -> None:
-        context = self._context
+    def _lose_controller(self) -> None:
         if self.role == FOLLOWING:
-            context.log(f"{self._following} is controller no more", "WARNING")
+            self._context.log(f"{self._following} is controller no more", "WARNING")
             self._following = None
             self._move("controller lost")
-        elif self.role == JOINING:
+
+    def _elect(self) -> None:
+        context = self._context
+        if self.role == JOINING:
             self._move("grace over, no controller")
         if context.settings.roster is None and not self._election.active:
             seen = len(context.roster.online()) + 1
@@ -414,7 +419,7 @@ class Peer:
         self._move("elected")
         context.save(elected_term=term)
         context.log(f"is controller of term {term}")
-        self._controller = Controller(context, term)
+        self._controller = Controller(context, term, self._election.begun_s)
         self._own_documents = False
         context.emit(do.Subscribe(CONTROLLER_READS))
         run = context.run.run_id if context.run is not None and not context.is_finished(context.run) else None

@@ -9,10 +9,13 @@ and any number of times. The phases and what leads from one to another:
     FETCHING  -> IDLE       the model came, or its holder is gone or silent
     TRAINING  -> MERGING    all who are there have answered, or the deadline has passed, with enough updates
     TRAINING  -> TRAINING   deadline passed without enough updates: extended once, then opened again
-    TRAINING  -> REPORTING  target accuracy reached, or a stop
+    TRAINING  -> REPORTING  target accuracy reached, a stop, or opened in vain too often
+    TRAINING  -> IDLE       somebody holds a newer model
     MERGING   -> TRAINING   the mean is computed: it is saved, published, and the next round opens
     MERGING   -> REPORTING  that was the last round
-    REPORTING -> IDLE       all final reports are in, or overdue
+    MERGING   -> IDLE       somebody holds a newer model
+    REPORTING -> TRAINING   all final reports are in, or overdue, and enough peers want a new run
+    REPORTING -> IDLE       the same, and another run is unfinished
 
 The round document is the controller's lease: it is sent again every third of `lease_s`, and nothing is committed unless
 the broker has echoed one within `lease_s`. A process that was stopped and wakes up after its term therefore first asks.
@@ -20,6 +23,7 @@ the broker has echoed one within `lease_s`. A process that was stopped and wakes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -47,19 +51,30 @@ REPORTING = "reporting"
 PHASES = frozenset({IDLE, FETCHING, TRAINING, MERGING, REPORTING})
 #: No chain of phases that one event sets off is longer; more would be a loop without progress.
 STEPS_MAX = 16
+#: A round whose deadline passes this often without enough updates ends the run: every run ends.
+VAIN_MAX = 10
+#: A model that its holder did not send this often is not asked for again.
+FETCHES_MAX = 3
 
 
 class Controller:
-    """One peer's time as controller of one term."""
+    """One peer's time as controller of one term.
 
-    def __init__(self, context: Context, term: int) -> None:
+    Args:
+        context: Shared state.
+        term: The term that it was elected in.
+        since_s: When the election began. The first lease runs from there: a process that was stopped in between finds
+            votes that may be of no worth any more.
+    """
+
+    def __init__(self, context: Context, term: int, since_s: float) -> None:
         self._context = context
         self.term = term
         self.phase = IDLE
         self.document: Round | None = None
         self._beat = -1
         self._beat_s = float("-inf")
-        self._echo_s = context.now_s
+        self._echo_s = since_s
         self._dirty = True
         self._run: RunRecord | None = None
         self._base: ModelRef | None = None
@@ -69,6 +84,9 @@ class Controller:
         self._opened_s = 0.0
         self._deadline_s = float("inf")
         self._extended = False
+        self._vain = 0
+        self._merged: str | None = None
+        self._unsent: Counter[tuple[str, str]] = Counter()
         self._accepted: dict[str, UpdateOffer] = {}
         self._closed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
@@ -93,9 +111,12 @@ class Controller:
             self._publish_model()
 
     def on_echo(self, beat: int) -> None:
-        """The broker sent our own document back: it still hears us, and we hear it."""
+        """The broker sent our own document back: when it was sent, the broker heard us and nobody had followed us.
+
+        Not the time of the echo's arrival: it may have waited for a process that was stopped.
+        """
         if beat == self._beat:
-            self._echo_s = self._context.now_s
+            self._echo_s = max(self._echo_s, self._beat_s)
 
     def on_overwritten(self) -> None:
         """Our retained document is not ours any more; say it again."""
@@ -145,17 +166,28 @@ class Controller:
             self._dirty = self._dirty or self.phase == REPORTING
 
     def on_aggregate(self, run_id: str, round_: int, sha256: str) -> None:
-        """The mean is there: commit it. The model is on disk before anybody can hear of it."""
+        """The mean is there; the next step with a lease commits it."""
         if self.phase != MERGING or self._run is None or self._base is None:
             return
-        if (run_id, round_) != (self._run.run_id, self._base.round + 1):
-            return
+        if (run_id, round_) == (self._run.run_id, self._base.round + 1):
+            self._merged = sha256
+
+    def _step_merging(self) -> None:
+        """Commit the mean. The model is on disk before anybody can hear of it."""
         context = self._context
+        assert self._run is not None
+        assert self._base is not None
+        if self._merged is None or self._is_superseded():
+            return
+        sha256, self._merged = self._merged, None
         ref = ModelRef(self._run.run_id, self._run.number, self._base.round + 1, self.term, sha256)
+        if sha256 not in context.models or not context.hold(ref):
+            # While there was no lease something else took its place on this peer.
+            self._enter(IDLE)
+            return
         self._closed = {peer: offer.digest for peer, offer in self._accepted.items()}
         for peer in self._accepted:
             self._used[peer] = self._used.get(peer, 0) + 1
-        context.hold(ref)
         self._log_commit(ref)
         self._set_base(ref)
         context.emit(do.KeepUpdates(frozenset()))
@@ -174,7 +206,7 @@ class Controller:
             self._context.log(f"round {round_} cannot be merged: {reason}; opening it again", "ERROR")
             self._accepted = {}
             self.phase = TRAINING
-            self._open()
+            self._open_again(f"cannot be merged: {reason}")
 
     # ------------------------------------------------------------------ going on
 
@@ -184,7 +216,7 @@ class Controller:
             IDLE: self._step_idle,
             FETCHING: self._step_fetching,
             TRAINING: self._step_training,
-            MERGING: lambda: None,
+            MERGING: self._step_merging,
             REPORTING: self._step_reporting,
         }
         for _ in range(STEPS_MAX):
@@ -220,20 +252,45 @@ class Controller:
         elif context.final is not None and context.final.run_number == number and self._run is None:
             self._report_again(context.final)
         else:
-            self._start_if_wanted(number)
+            self._start_if_wanted(max(number, context.finished_number()))
 
     def _newest_model(self) -> tuple[ModelRef | None, str]:
         """The newest model that anybody who is there holds, and who: this peer, where it does."""
         best, holder = self._context.state.held, self._context.peer
         for peer, presence in self._context.roster.online().items():
-            if presence.newest is not None and (best is None or presence.newest.order > best.order):
-                best, holder = presence.newest, peer
+            newest = presence.newest
+            if newest is None or self._unsent[peer, newest.sha256] >= FETCHES_MAX:
+                continue
+            if best is None or newest.order > best.order:
+                best, holder = newest, peer
         return best, holder
+
+    def _is_superseded(self) -> bool:
+        """Give up the present base for a newer model of the run, or for a later run, that somebody knows."""
+        context = self._context
+        assert self._run is not None
+        assert self._base is not None
+        mine = (self._run.number, self._run.run_id, self._base.round)
+        newest, holder = self._newest_model()
+        known = context.run
+        if newest is not None and (newest.run_number, newest.run_id, newest.round) > mine:
+            number, what = newest.run_number, f"{holder} holds round {newest.round} of run {newest.run_id}"
+        elif known is not None and (known.number, known.run_id) > mine[:2]:
+            number, what = known.number, f"run {known.run_id} is later"
+        else:
+            return False
+        if number <= context.finished_number():
+            return False
+        context.log(f"gives up round {self._base.round} of run {self._run.run_id}: {what}")
+        self._enter(IDLE)
+        return True
 
     def _resume(self, newest: ModelRef | None, holder: str, known: RunRecord | None) -> None:
         """Go on with the unfinished run from its newest model."""
         context = self._context
-        if newest is None or (known is not None and known.number > newest.run_number):
+        if newest is None or (
+            known is not None and (known.number, known.run_id) > (newest.run_number, newest.run_id)
+        ):
             # Nobody got further than the initial weights, which everyone has.
             assert known is not None
             newest = ModelRef(known.run_id, known.number, 0, self.term, context.settings.initial_sha256)
@@ -255,14 +312,18 @@ class Controller:
         context = self._context
         settings = context.settings
         able = self._able()
-        wanting = [peer for peer, presence in context.everyone().items() if presence.wants_run and peer in able]
+        # Who has not heard yet that the last run is over may only still want that one.
+        over = context.finished_number()
+        wanting = [peer for peer, it in context.everyone().items() if it.wants_run and peer in able and it.finished >= over]
         needed = max(settings.min_peers, settings.run.updates_min)
         if len(wanting) < settings.min_peers or len(able) < settings.run.updates_min:
             self._wait_because(f"waiting for peers: {len(wanting)} of {needed} want a run and can train")
             return
         run_id = f"{context.stamp()}-{context.rng.getrandbits(24):06x}"
-        self._run = RunRecord(run_id, number + 1, settings.run)
-        base = ModelRef(run_id, number + 1, 0, self.term, settings.initial_sha256)
+        # Not below the term: of two runs whose controllers did not know of each other the later one counts.
+        number = max(number + 1, self.term)
+        self._run = RunRecord(run_id, number, settings.run)
+        base = ModelRef(run_id, number, 0, self.term, settings.initial_sha256)
         context.hold(base)
         context.log(f"starts run {run_id} with {len(able)} trainers")
         self._log("started", peers=sorted(able), settings=_settings_fields(self._run))
@@ -276,13 +337,9 @@ class Controller:
         assert self._run is not None
         context.knows_run(self._run)
         self._complete = False
-        self._attempt = 0
         self._closed = {}
-        self._accepted = {}
-        self._refused = {}
         self._set_base(base)
         self._enter(TRAINING)
-        self._attempt = 0
         self._deadline_s = float("-inf")
 
     def _step_fetching(self) -> None:
@@ -293,6 +350,7 @@ class Controller:
             self._wanted = None
             self._enter(IDLE)
         elif context.now_s >= self._deadline_s:
+            self._unsent[holder, ref.sha256] += 1
             context.roster.suspect(holder, f"did not send the model of round {ref.round}")
             self._wanted = None
             self._enter(IDLE)
@@ -301,7 +359,7 @@ class Controller:
         context = self._context
         assert self._run is not None
         assert self._base is not None
-        if self._ends_early():
+        if self._ends_early() or self._is_superseded():
             return
         if self._base.round >= self._run.settings.rounds_max:
             self._finish(f"reached {self._run.settings.rounds_max} rounds")
@@ -318,7 +376,7 @@ class Controller:
                 self._extend(outstanding)
             else:
                 self._suspect(outstanding)
-                self._open()
+                self._open_again("has not got enough updates")
         elif not outstanding and set(self._able()) - set(self._participants):
             # Nobody is left to wait for, and others could train.
             self._open()
@@ -330,8 +388,10 @@ class Controller:
         assert self._base is not None
         if context.is_finished(self._run):
             final = context.final
-            named = final is not None and final.run_id == self._run.run_id
-            self._finish(final.reason if named and final is not None else "finished by an earlier controller")
+            if final is not None and final.run_id == self._run.run_id:
+                self._report_again(final)
+            else:
+                self._finish("finished by an earlier controller")
             return True
         for sender, stop in sorted(context.stops.items()):
             if stop.run_id == self._run.run_id:
@@ -381,15 +441,12 @@ class Controller:
         context = self._context
         assert self._run is not None
         assert self._base is not None
-        newest, holder = self._newest_model()
-        if newest is not None and newest.run_id == self._run.run_id and newest.round > self._base.round:
-            context.log(f"{holder} holds round {newest.round}, newer than round {self._base.round}: goes on from there")
-            self._enter(IDLE)
-            return
         able = self._able()
         settings = self._run.settings
         chosen = set(select(able, settings, self._used, context.rng)) | set(self._accepted)
         self._missing = self._absent(chosen)
+        # What was refused may be offered again, to the new opening.
+        self._refused = {}
         if len(chosen) < settings.updates_min:
             self._participants = ()
             self._deadline_s = float("inf")
@@ -404,6 +461,15 @@ class Controller:
         self._publish_model()
         self._dirty = True
         self._log("opened", round=self._base.round + 1, attempt=self._attempt, participants=list(self._participants))
+
+    def _open_again(self, why: str) -> None:
+        """The round was opened in vain; too often, and the run ends, because every run does."""
+        assert self._base is not None
+        self._vain += 1
+        if self._vain >= VAIN_MAX:
+            self._finish(f"round {self._base.round + 1} {why}, after {self._vain} openings")
+        else:
+            self._open()
 
     def _absent(self, chosen: set[str]) -> dict[str, str]:
         context = self._context
@@ -476,19 +542,21 @@ class Controller:
         assert final.base is not None
         assert final.run_id is not None
         self._run = RunRecord(final.run_id, final.run_number, final.settings, final.reason)
+        self._closed = {}
         self._set_base(final.base)
         self._reports = dict(final.reports)
         self._reason = final.reason
         self._complete = final.complete
         self._enter(REPORTING)
-        self._deadline_s = self._context.now_s + self._context.timing.final_report_s
-        if final.base.sha256 in self._context.models:
-            self._publish_model()
-
+        overdue_s = self._context.now_s + self._context.timing.final_report_s
+        self._deadline_s = float("inf") if self._complete else overdue_s
     def _step_reporting(self) -> None:
         context = self._context
         assert self._base is not None
         assert self._run is not None
+        if self._base.sha256 in context.models:
+            context.hold(self._base)
+            self._publish_model()
         overdue = context.now_s >= self._deadline_s
         if not self._complete and (overdue or not self._evaluators() - set(self._reports)):
             self._complete = True
@@ -499,8 +567,13 @@ class Controller:
             self._deadline_s = float("inf")
             self._log("reported", round=self._base.round, accuracy=self._accuracy, peers=len(self._reports))
             context.finish(self._build())
-        if self._complete:
+        if self._complete and self._has_said_so() and not self._is_superseded():
             self._start_if_wanted(self._run.number)
+
+    def _has_said_so(self) -> bool:
+        """Everybody must be able to hear that a run is over before the next one begins."""
+        said = self.document
+        return said is not None and said.complete and said.base == self._base
 
     # ------------------------------------------------------------------ saying it
 
@@ -518,13 +591,16 @@ class Controller:
             self._context.log(reason)
 
     def _set_base(self, ref: ModelRef) -> None:
+        if self._base != ref:
+            self._attempt = 0
+            self._vain = 0
         self._base = ref
+        self._merged = None
         self._reports = {}
         self._accepted = {}
         self._refused = {}
         self._missing = {}
         self._participants = ()
-        self._attempt = 0
 
     def _publish_model(self) -> None:
         assert self._base is not None

@@ -40,7 +40,8 @@ class Trainer:
         self._made: TrainingDone | None = None
         self._local: tuple[TrainingKey, Report] | None = None
         self._failed: TrainingKey | None = None
-        self._sent: tuple[str, int, str] | None = None
+        self._failed_s = float("-inf")
+        self._sent: tuple[str, int, str, int] | None = None
         self._sent_s = float("-inf")
         self._evaluating: str | None = None
         self._evaluated: ModelEvaluated | None = None
@@ -53,6 +54,9 @@ class Trainer:
         self._handed_in: str | None = None
         self._outbox: UpdateOffer | None = None
         self._reported_missing: tuple[int, int, int] | None = None
+        self._reported_ahead: tuple[int, str] | None = None
+        self._other_model: str | None = None
+        self._wake_s = float("inf")
 
     # ------------------------------------------------------------------ what happens
 
@@ -78,6 +82,7 @@ class Trainer:
         if self._training == event.key:
             self._training = None
             self._failed = event.key
+            self._failed_s = self._context.now_s
             self._context.failed_note = f"training of round {event.key.round} failed: {event.reason}"[:300]
             self._context.log(self._context.failed_note, "ERROR")
             self._context.publish_presence()
@@ -96,40 +101,62 @@ class Trainer:
 
     def next_deadline_s(self) -> float:
         """When `step` must be called again at the latest, because something may have been lost."""
-        resend = self._context.timing.resend_s
-        times = [self._sent_s + resend] if self._sent is not None else []
-        if self._asked_s is not None:
-            times.append(self._asked_s + resend)
-        return min(times, default=float("inf"))
+        return self._wake_s
+
+    def _wake(self, time_s: float) -> None:
+        self._wake_s = min(self._wake_s, time_s)
 
     # ------------------------------------------------------------------ going on
 
     def step(self, controller: str, document: Round) -> None:
         """Do what the controller's latest document asks for."""
+        self._wake_s = float("inf")
+        if not self._has_same_model(controller, document):
+            self._stop_training_unless(None)
+            return
         self._adopt(document)
         self._serve(document)
         self._answer_if_missed(document)
+        self._try_again_after_failure(document)
         base = document.base
+        if base is None:
+            # A new controller that is still looking for its model may ask for the very update that is being made.
+            return
         run = self._context.state.run
-        if base is None or run is None or run.run_id != document.run_id:
+        taking_part = run is not None and run.run_id == document.run_id
+        if document.state == FINISHED or not taking_part:
             self._stop_training_unless(None)
+        if not taking_part and (document.state != FINISHED or document.complete):
             return
         if base.sha256 not in self._context.models:
             self._ask_for_model()
             return
         self._asked_s = None
-        if document.state == TRAINING and self._is_behind(base):
-            # Rounds never go back on a peer: it waits until the others have caught up with what it holds.
+        if document.state == TRAINING and self._is_ahead(base):
+            # Rounds never go back on a peer: it waits until the controller has caught up with what it holds.
             self._stop_training_unless(None)
+            self._announce_newer(document, base)
             return
-        self._context.hold(base)
+        if taking_part:
+            self._context.hold(base)
         self._keep(base)
         self._evaluate(base)
-        if document.state == TRAINING and run.finished is None:
+        if document.state == TRAINING and run is not None and run.finished is None:
             self._train(controller, document, base)
-        elif document.state == FINISHED:
-            self._stop_training_unless(None)
-        self._tell(controller, document)
+        self._tell(controller, document, taking_part)
+
+    def _has_same_model(self, controller: str, document: Round) -> bool:
+        """Whether the controller's run is about the model that this peer has; says so, once, if it is not."""
+        settings = self._context.settings
+        same = document.model_digest == settings.model_digest
+        if not same and self._other_model != document.model_digest:
+            self._context.log(
+                f"takes no part: {controller}'s model {document.model_id} has digest {document.model_digest[:12]}, this "
+                f"peer's {settings.model_id} has {settings.model_digest[:12]}: deploy the same artifacts to both",
+                "WARNING",
+            )
+        self._other_model = None if same else document.model_digest
+        return same
 
     def _adopt(self, document: Round) -> None:
         """Take part in the run that is on."""
@@ -147,9 +174,33 @@ class Trainer:
             self._update = self._local = self._evaluated = self._row = None
             context.log(f"takes part in run {document.run_id}")
 
-    def _is_behind(self, base: ModelRef) -> bool:
+    def _is_ahead(self, base: ModelRef) -> bool:
         held = self._context.state.held
-        return held is not None and held.run_id == base.run_id and held.round > base.round + 1
+        return held is not None and held.run_id == base.run_id and held.round > base.round
+
+    def _announce_newer(self, document: Round, base: ModelRef) -> None:
+        """A controller elected after our newest model was committed does not know of it: tell it, so that it asks.
+
+        Within one term the model merely came before the round document that goes with it.
+        """
+        held = self._context.state.held
+        place = (document.term, base.sha256)
+        if held is not None and document.term > held.term and self._reported_ahead != place:
+            self._reported_ahead = place
+            self._context.publish_presence(always=True)
+
+    def _try_again_after_failure(self, document: Round) -> None:
+        """A failed training may have been bad luck: after a round's time the peer offers itself again."""
+        context = self._context
+        if not context.failed_note:
+            return
+        again_s = self._failed_s + max(document.settings.round_deadline_s, context.timing.resend_s)
+        if context.now_s < again_s:
+            self._wake(again_s)
+            return
+        self._failed = None
+        context.failed_note = ""
+        context.publish_presence()
 
     def _serve(self, document: Round) -> None:
         """Publish the model that the controller wants from this peer."""
@@ -177,6 +228,7 @@ class Trainer:
         elif context.now_s >= self._asked_s + context.timing.resend_s:
             self._asked_s = context.now_s
             context.emit(do.Subscribe((MODEL,)))
+        self._wake(self._asked_s + context.timing.resend_s)
 
     def _keep(self, base: ModelRef) -> None:
         context = self._context
@@ -221,12 +273,14 @@ class Trainer:
 
     def _send(self, controller: str, document: Round, update: TrainingDone) -> None:
         context = self._context
-        sending = (controller, document.term, update.digest)
-        if self._sent == sending and context.now_s < self._sent_s + context.timing.resend_s:
+        sending = (controller, document.term, update.digest, document.attempt)
+        if self._sent == sending and context.peer in document.refused:
             return
-        if context.peer in document.refused and self._sent == sending:
+        if self._sent == sending and context.now_s < self._sent_s + context.timing.resend_s:
+            self._wake(self._sent_s + context.timing.resend_s)
             return
         self._sent, self._sent_s = sending, context.now_s
+        self._wake(self._sent_s + context.timing.resend_s)
         offer = UpdateOffer(
             session=context.settings.session,
             run_id=update.key.run_id,
@@ -244,22 +298,25 @@ class Trainer:
         else:
             context.emit(do.PublishUpdate(offer))
 
-    def _tell(self, controller: str, document: Round) -> None:
+    def _tell(self, controller: str, document: Round, taking_part: bool) -> None:
         """Publish the evaluation, again where the controller has not listed it; write the CSV row once."""
         context = self._context
         event, base = self._evaluated, document.base
         if event is None or base is None or event.ref.sha256 != base.sha256 or document.state == WAITING:
             return
-        self._write_row(controller, event, base)
+        if taking_part:
+            self._write_row(controller, event, base)
         final = document.state == FINISHED
         telling = (base.sha256, document.term, final)
-        missed = final and context.peer not in document.reports
+        missed = final and not document.complete and context.peer not in document.reports
         overdue = missed and context.now_s >= self._told_s + context.timing.resend_s
         if self._told != telling or overdue:
             self._told, self._told_s = telling, context.now_s
             evaluation = Evaluation(context.settings.session, base.run_id, base.round, base.sha256, event.report, final)
             context.emit(do.Publish(EVALUATION, evaluation))
-        if final and self._handed_in != base.run_id:
+        if missed:
+            self._wake(self._told_s + context.timing.resend_s)
+        if final and taking_part and self._handed_in != base.run_id:
             self._handed_in = base.run_id
             context.emit(do.RunFinished(base, document.settings, document.reason))
 

@@ -140,7 +140,7 @@ class Process:
         self.accepted = False
         #: Faults that wait for a command: (commands to go, what happens).
         self.trap: tuple[int, str] | None = None
-        self._inbox: deque[ev.Event] = deque()
+        self._inbox: deque[ev.Event | tuple[ev.Event, np.ndarray]] = deque()
         self._commands: deque[do.Command] = deque()
         self._running = False
         self._now_s = float("-inf")
@@ -198,12 +198,9 @@ class Process:
     # ------------------------------------------------------------------ the loop
 
     def post_with(self, event: ev.Event, vector: np.ndarray) -> None:
-        """An event whose vector the shell keeps."""
-        if isinstance(event, ev.ModelReceived):
-            self.models.setdefault(event.ref.sha256, vector)
-        elif isinstance(event, ev.UpdateReceived) and not event.problem:
-            self.updates[event.offer.digest] = vector
-        self.post(event)
+        """A message with a vector came; it is decoded when its turn comes."""
+        self._inbox.append((event, vector))
+        self.drain()
 
     def post(self, event: ev.Event) -> None:
         """Something happened."""
@@ -218,12 +215,21 @@ class Process:
         try:
             self._run_commands()
             while self._inbox and self.alive and not self.hung:
-                self._handle(self._inbox.popleft())
+                event = self._inbox.popleft()
+                self._handle(self._keep_vector(*event) if isinstance(event, tuple) else event)
         except Crash:
             self.world.kill(self, power=False)
         finally:
             self._running = False
         self._arm()
+
+    def _keep_vector(self, event: ev.Event, vector: np.ndarray) -> ev.Event:
+        """What the daemon's inbox does when it decodes a message."""
+        if isinstance(event, ev.ModelReceived):
+            self.models.setdefault(event.ref.sha256, vector)
+        elif isinstance(event, ev.UpdateReceived) and not event.problem:
+            self.updates[event.offer.digest] = vector
+        return event
 
     def _handle(self, event: ev.Event) -> None:
         now_s = self._now_s = max(self.board.clock.read_s(self.world.schedule.now_s), self._now_s)
