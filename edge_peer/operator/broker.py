@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ CONFIGURATION = """# Written by edge_peer.operator.broker: loopback only, nothin
 listener {port} {host}
 allow_anonymous true
 persistence false
+# Stay the user that started it: a change would take away the kernel's promise to end it with its parent.
+user {user}
 # Largest message: the model and its envelope.
 max_packet_size {packet_bytes_max}
 max_queued_messages 10000
@@ -113,7 +116,12 @@ class LocalBroker:
                 self.port = free_port()
             configuration = self._folder / "mosquitto.conf"
             configuration.write_text(
-                CONFIGURATION.format(port=self.port, host=HOST, packet_bytes_max=self._packet_bytes_max)
+                CONFIGURATION.format(
+                    port=self.port,
+                    host=HOST,
+                    user=pwd.getpwuid(os.geteuid()).pw_name,
+                    packet_bytes_max=self._packet_bytes_max,
+                )
             )
             log = self._folder / "mosquitto.log"
             self._process = processes.start([self._program, "-c", str(configuration)], log)

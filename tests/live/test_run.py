@@ -98,9 +98,7 @@ def test_stops_at_the_target_accuracy(live: Make, small: Path) -> None:
 
 
 @pytest.mark.parametrize("sender", ["operator", "peer2"])
-def test_stops_when_somebody_says_so(
-    live: Make, small: Path, sender: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stops_when_somebody_says_so(live: Make, small: Path, sender: str, capsys: pytest.CaptureFixture[str]) -> None:
     it = live(small, 3, {"run": {"rounds_max": 100_000}})
     it.configure()
     it.start()

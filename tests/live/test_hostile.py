@@ -1,0 +1,140 @@
+"""Strangers and broken peers on the broker: every message is answered with a line in the log at most."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save, save_file
+
+from edge_peer.config import BrokerSection
+from edge_peer.operator.session import Session
+from edge_peer.protocol.topics import KINDS, TENSORS, Topics
+from edge_peer.shell.mqtt import Connection
+from edge_peer.trainers.artifacts import FEDERATED
+from tests.live.harness import ARTIFACTS, FEDERATION, Live
+
+pytestmark = pytest.mark.live
+Make = Callable[..., Live]
+SIZE = 26_698
+
+
+def tensors(document: dict[str, object], values: np.ndarray) -> bytes:
+    """An update whose digest is right, so that what else is wrong with it is looked at."""
+    digest = hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
+    return save({"update": values}, {"edge_peer": json.dumps({**document, "digest": digest})})
+
+
+def hostile_payloads(run_id: str, base: str, session: str, term: int, round_: int) -> list[bytes]:
+    """Empty, garbage, huge, truncated, of another dtype or shape, not finite; and JSON that lies."""
+    offer = {
+        "session": session,
+        "run_id": run_id,
+        "term": term,
+        "round": round_,
+        "base": base,
+        "examples": 10,
+        "codec": "float32",
+        "loss": 1.0,
+        "seconds": 1.0,
+    }
+    good = tensors(offer, np.zeros(SIZE, np.float32))
+    rng = random.Random(1)
+    return [
+        b"",
+        b"\0",
+        rng.randbytes(1000),
+        b"{" * 100_000,
+        b"[" * 200_000,
+        b'{"a":' * 50_000,
+        json.dumps({"session": "x" * 100_000}).encode(),
+        json.dumps({"term": 10**400}).encode(),
+        json.dumps({"term": -1, "session": [], "candidate": {}}).encode(),
+        b'{"session": "a", "term": NaN, "candidate": "peer1"}',
+        b'{"session": "\xff", "term": 1}',
+        json.dumps(dict.fromkeys(map(str, range(5000)), 1)).encode(),
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 100) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        good[:-1],
+        good[: len(good) // 2],
+        good + b"\0",
+        tensors(offer, np.zeros(SIZE - 1, np.float32)),
+        tensors(offer, np.zeros((SIZE, 1), np.float32)),
+        tensors(offer, np.zeros(SIZE, np.float64)),
+        tensors(offer, np.full(SIZE, np.nan, np.float32)),
+        tensors({**offer, "examples": -1}, np.zeros(SIZE, np.float32)),
+        tensors({**offer, "codec": "pickle"}, np.zeros(SIZE, np.float32)),
+        good,
+        b"\0" * 8_000_000,
+    ]
+
+
+def test_hostile_messages_on_every_topic_stop_nobody(live: Make, small: Path) -> None:
+    it = live(small, 3, {"run": {"rounds_max": 100_000}})
+    it.configure(peer1={"peer": {"priority": 500_000.0}})
+    it.start()
+    running = it.wait_round(2)
+    assert running.base is not None
+    session = it.federation.presences["peer2"].session
+    payloads = hostile_payloads(str(running.run_id), running.base.sha256, session, running.term, running.round)
+    with Session(BrokerSection(port=it.broker.port), FEDERATION, "stranger") as stranger:
+        connection: Connection = stranger._connection
+        topics = Topics(FEDERATION)
+        for peer in ("stranger", "peer2", "peer1", "..", "peer 9", "\u00e9", "x" * 300):
+            for kind in [*sorted(KINDS), "unknown", "a/b"]:
+                for payload in payloads:
+                    if len(payload) < 1_000_000 or kind in TENSORS:
+                        # Not retained: what peers have said themselves stays the latest word of theirs.
+                        connection.publish(topics.of(peer, kind), payload, retain=False)
+        stranger._await(lambda: connection.idle, 60, "the hostile messages were not taken")
+    after = it.wait_round(running.round + 3)
+    it.stop()
+    assert after.run_id == running.run_id
+    for peer in it.peers:
+        log = it.fleet.log(peer).read_text()
+        assert "dropped:" in log, f"{peer} says that it dropped something"
+        assert "Traceback" not in log
+        assert it.fleet.processes[peer].returncode == 0
+    complaints = it.fleet.log("peer1").read_text()
+    for part in ("not finite", "shape", "not a JSON document", "no safetensors file", "codec"):
+        assert part in complaints, part
+    assert complaints.count("dropped:") < 400, "a flood of messages is not a flood of log lines"
+
+
+def test_a_peer_with_another_model_is_not_selected_and_both_sides_say_why(
+    live: Make, small: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "artifacts"
+    other.mkdir()
+    weights = load_file(ARTIFACTS / "initial.safetensors")
+    weights["image_cnn/logits/bias"] = weights["image_cnn/logits/bias"] + 1
+    save_file(weights, other / "initial.safetensors")
+    (other / "train.tflite").write_bytes((ARTIFACTS / "train.tflite").read_bytes())
+    _write_manifest(other)
+    it = live(small, 4, {"run": {"rounds_max": 3}, "federation": {"min_peers": 3}})
+    it.configure(peer1={"peer": {"priority": 500_000.0}}, peer4={"model": {"artifacts": str(other)}})
+    it.start()
+    end = it.wait_finished()
+    it.stop()
+    lines = it.committed(str(end.run_id))
+    assert all(set(line["accepted"]) == {"peer1", "peer2", "peer3"} for line in lines)
+    assert "deploy the same artifacts" in lines[-1]["missing"]["peer4"]
+    assert "deploy the same artifacts" in it.fleet.log("peer4").read_text()
+
+
+def _write_manifest(folder: Path) -> None:
+    manifest = json.loads((ARTIFACTS / "manifest.json").read_text())
+    for name in manifest["files"]:
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    shared = {name: manifest[name] for name in FEDERATED}
+    text = json.dumps(shared, sort_keys=True, separators=(",", ":"))
+    manifest["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
