@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 
+SEND_TIMEOUT_S = 0.2
+
 
 class Notifier:
     """Sends to systemd's notification socket, if there is one."""
@@ -18,17 +20,20 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        active = bool(self._address) and mine and microseconds.isdecimal()
+        allowed = int(microseconds) if microseconds.isdecimal() and len(microseconds) < 20 else 0
         #: Seconds between pings: half of what systemd allows; None: no watchdog.
-        self.interval_s: float | None = int(microseconds) / 2e6 if active else None
+        self.interval_s: float | None = allowed / 2e6 if self._address and mine and allowed else None
 
     def send(self, **values: str) -> None:
         """Send these fields; a failure is of no consequence to the peer."""
         if not self._address:
             return
-        text = "\n".join(f"{name}={value}" for name, value in values.items())
+        # A line is a field: a value must not bring lines of its own.
+        text = "\n".join(f"{name}={' '.join(value.splitlines())}" for name, value in values.items())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as it:
+                # The loop must not hang because nobody reads.
+                it.settimeout(SEND_TIMEOUT_S)
                 it.sendto(text.encode(), self._address)
         except OSError:
             return

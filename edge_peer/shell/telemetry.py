@@ -47,7 +47,7 @@ def capability(priority: float) -> tuple[float, dict[str, float]]:
     for _ in range(8):
         started = time.perf_counter()
         matrix @ matrix
-        best = min(best, time.perf_counter() - started)
+        best = min(best, max(time.perf_counter() - started, 1e-9))
     gflops = 2 * 96**3 / best / 1e9
     memory = memory_available_bytes() / 1e9
     score = cores * min(gflops, 1000.0) * min(1.0, memory / 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -52,8 +53,13 @@ def training_seed(seed: int, round_: int, peer: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{round_}/{peer}".encode()).digest()[:8], "big")
 
 
+def _loss(value: float) -> float:
+    """As it can be sent: a model with huge weights has a loss that is no number."""
+    return min(max(value, 0.0), LOSS_MAX) if math.isfinite(value) else LOSS_MAX
+
+
 def _report(result: EvaluationResult) -> Report:
-    return Report(result.accuracy, min(max(result.loss, 0.0), LOSS_MAX), result.examples)
+    return Report(result.accuracy, _loss(result.loss), result.examples)
 
 
 class Worker:
@@ -80,21 +86,28 @@ class Worker:
         self._peer = peer
         self._post = post
         self._evaluate_local = evaluate_local
-        self._jobs: queue.SimpleQueue[TrainJob | EvaluateJob | None] = queue.SimpleQueue()
-        self._cancelled: set[ev.TrainingKey] = set()
+        self._jobs: queue.SimpleQueue[tuple[TrainJob | EvaluateJob, threading.Event] | None] = queue.SimpleQueue()
+        #: Of each training that waits or runs, what cancels it.
+        self._cancels: dict[ev.TrainingKey, threading.Event] = {}
+        self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self._thread.start()
 
     def submit(self, job: TrainJob | EvaluateJob) -> None:
         """Add a job behind those that wait."""
+        cancelled = threading.Event()
         if isinstance(job, TrainJob):
-            self._cancelled.discard(job.key)
-        self._jobs.put(job)
+            with self._lock:
+                self._cancels[job.key] = cancelled
+        self._jobs.put((job, cancelled))
 
     def cancel(self, key: ev.TrainingKey) -> None:
         """Let go of a training, whether it waits or runs."""
-        self._cancelled = {key}
+        with self._lock:
+            cancelled = self._cancels.pop(key, None)
+        if cancelled is not None:
+            cancelled.set()
 
     def stop(self) -> None:
         """End the thread after the batch that it is at."""
@@ -104,11 +117,12 @@ class Worker:
 
     def _run(self) -> None:
         trainer: Trainer | None = None
-        while (job := self._jobs.get()) is not None:
+        while (waiting := self._jobs.get()) is not None:
+            job, cancelled = waiting
             try:
                 trainer = trainer or self._make_trainer()
                 if isinstance(job, TrainJob):
-                    self._train(trainer, job)
+                    self._train(trainer, job, cancelled)
                 else:
                     self._evaluate(trainer, job)
             except Cancelled:
@@ -118,15 +132,23 @@ class Worker:
             except Exception as error:
                 LOG.exception("%s failed", type(job).__name__)
                 self._failed(job, f"{type(error).__name__}: {error}")
+            finally:
+                self._forget(job, cancelled)
+
+    def _forget(self, job: TrainJob | EvaluateJob, cancelled: threading.Event) -> None:
+        with self._lock:
+            # The same training may have been asked for again since.
+            if isinstance(job, TrainJob) and self._cancels.get(job.key) is cancelled:
+                del self._cancels[job.key]
 
     def _failed(self, job: TrainJob | EvaluateJob, reason: str) -> None:
         if isinstance(job, TrainJob):
             printable = "".join(character if character.isprintable() else " " for character in reason)
             self._post(ev.TrainingFailed(job.key, printable[:250]))
 
-    def _train(self, trainer: Trainer, job: TrainJob) -> None:
+    def _train(self, trainer: Trainer, job: TrainJob, cancel: threading.Event) -> None:
         def cancelled() -> bool:
-            return job.key in self._cancelled or self._stopping.is_set()
+            return cancel.is_set() or self._stopping.is_set()
 
         shard, key = self._shard, job.key
         result = trainer.train(
@@ -139,10 +161,20 @@ class Worker:
             cancelled=cancelled,
         )
         change = result.weights - job.base
-        done = ev.TrainingDone(key, digest_of(change), result.examples, min(result.loss, LOSS_MAX), result.seconds)
+        done = ev.TrainingDone(key, digest_of(change), result.examples, _loss(result.loss), result.seconds)
         self._post(Trained(done, change))
         if self._evaluate_local:
-            local = trainer.evaluate(result.weights, shard.x_test, shard.y_test, cancelled=self._stopping.is_set)
+            self._score_local(trainer, key, result.weights)
+
+    def _score_local(self, trainer: Trainer, key: ev.TrainingKey, weights: F32) -> None:
+        """For the CSV alone: the update is there, whatever comes of this."""
+        try:
+            local = trainer.evaluate(weights, self._shard.x_test, self._shard.y_test, cancelled=self._stopping.is_set)
+        except Cancelled:
+            raise
+        except Exception:
+            LOG.exception("the local model was not scored")
+        else:
             self._post(ev.LocalEvaluated(key, _report(local)))
 
     def _evaluate(self, trainer: Trainer, job: EvaluateJob) -> None:

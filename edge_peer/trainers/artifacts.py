@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
         manifest = json.loads(path.read_bytes())
     except OSError as error:
         raise _error(path, f"cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _error(path, f"is not JSON ({error})") from None
     if not isinstance(manifest, dict):
         raise _error(path, "is not an object")
@@ -150,7 +149,7 @@ def _initial(path: Path, layout: Layout) -> F32:
         vector = layout.join(load(path.read_bytes()))
     except (OSError, SafetensorError, LayoutError) as error:
         raise _error(path, f"does not hold the layout's weights ({error})") from None
-    if not math.isfinite(float(np.abs(vector).sum())):
+    if not np.isfinite(vector).all():
         raise _error(path, "holds weights that are not finite")
     return vector
 

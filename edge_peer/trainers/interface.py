@@ -43,7 +43,10 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What a model scores: accuracy in 0..1 and mean cross-entropy over `examples`, in `seconds`."""
+    """What a model scores: accuracy in 0..1 and mean cross-entropy over `examples`, in `seconds`.
+
+    The loss of a model with huge weights may be no finite number.
+    """
 
     accuracy: float
     loss: float

@@ -69,8 +69,9 @@ class LiteRTTrainer:
             self._train = interpreter.get_signature_runner("train")
             self._infer = interpreter.get_signature_runner("infer")
         except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise ModelError(
-                f"{artifacts.train_path}: {self.runtime} cannot load it ({error}); export it again with `make model`"
+                f"{artifacts.train_path}: {self.runtime} cannot load it ({reason}); export it again with `make model`"
             ) from None
 
     def train(
@@ -132,7 +133,9 @@ class LiteRTTrainer:
             labels = y[start : start + count]
             logits = self._infer(weights=weights, x=images)["logits"][:count].astype(np.float64)
             correct += int((logits.argmax(axis=1) == labels).sum())
-            logits -= logits.max(axis=1, keepdims=True)
-            log_sum = np.log(np.exp(logits).sum(axis=1))
-            loss += float((log_sum - logits[np.arange(count), labels]).sum())
+            # Huge weights have infinite logits, and then a loss that is no number: the caller sees it.
+            with np.errstate(invalid="ignore"):
+                logits -= logits.max(axis=1, keepdims=True)
+                log_sum = np.log(np.exp(logits).sum(axis=1))
+                loss += float((log_sum - logits[np.arange(count), labels]).sum())
         return EvaluationResult(correct / examples, loss / examples, examples, time.perf_counter() - started)

@@ -1,0 +1,357 @@
+"""The backend with the committed model, under whichever TFLite interpreter this environment has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference_cnn
+from safetensors.numpy import save
+
+from edge_peer.errors import ResourceError
+from edge_peer.trainers import artifacts as artifacts_module
+from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
+from edge_peer.trainers.interface import Cancelled, TrainingDivergedError, TrainingResult
+from edge_peer.trainers.litert import RUNTIMES, LiteRTTrainer, load_runtime
+
+FOLDER = Path(__file__).parent.parent / "models/artifacts/image_cnn"
+ARTIFACTS = load_artifacts(FOLDER)
+BATCH = ARTIFACTS.batch_size
+
+
+def never() -> bool:
+    return False
+
+
+def after(count: int) -> Callable[[], bool]:
+    calls = iter([False] * count)
+    return lambda: next(calls, True)
+
+
+def examples(count: int, seed: int = 0) -> tuple[Any, Any]:
+    """Images of blobs whose place tells the class: something that a model can learn."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 10, count).astype(np.int32)
+    x = rng.integers(0, 60, (count, 28, 28, 1)).astype(np.uint8)
+    for image, label in zip(x, y, strict=True):
+        row, column = 4 + 12 * (label // 5), 1 + 5 * (label % 5)
+        image[row : row + 8, column : column + 5] += 150
+    return x, y
+
+
+X, Y = examples(BATCH * 3 + 7)
+
+
+@pytest.fixture(scope="module")
+def trainer() -> LiteRTTrainer:
+    return LiteRTTrainer(ARTIFACTS)
+
+
+def train(
+    trainer: LiteRTTrainer,
+    x: Any = X,
+    y: Any = Y,
+    weights: Any = None,
+    epochs: int = 1,
+    learning_rate: float = 0.1,
+    seed: int = 1,
+    cancelled: Callable[[], bool] = never,
+) -> TrainingResult:
+    start = ARTIFACTS.initial() if weights is None else weights
+    return trainer.train(start, x, y, epochs=epochs, learning_rate=learning_rate, seed=seed, cancelled=cancelled)
+
+
+def test_the_runtime_is_the_one_that_is_installed(trainer: LiteRTTrainer) -> None:
+    installed = {it.metadata["Name"]: it.version for it in distributions()}
+    package = next(name for name, _ in RUNTIMES if name in installed)
+    assert trainer.runtime == load_runtime()[0] == f"{package} {installed[package]}"
+
+
+def test_the_same_seed_gives_the_same_bytes(trainer: LiteRTTrainer) -> None:
+    one = train(trainer, epochs=2, seed=5)
+    train(trainer, x=X[::-1].copy(), seed=9)  # What came before must not matter.
+    again = train(LiteRTTrainer(ARTIFACTS), epochs=2, seed=5)
+    assert one.weights.tobytes() == train(trainer, epochs=2, seed=5).weights.tobytes() == again.weights.tobytes()
+    assert one.loss == again.loss
+    assert train(trainer, epochs=2, seed=6).weights.tobytes() != one.weights.tobytes()
+
+
+def test_the_given_weights_and_data_stay_as_they_are(trainer: LiteRTTrainer) -> None:
+    weights, x, y = ARTIFACTS.initial(), X.copy(), Y.copy()
+    for array in (weights, x, y):
+        array.flags.writeable = False
+    result = train(trainer, x, y, weights)
+    assert weights.tobytes() == ARTIFACTS.initial().tobytes()
+    assert result.weights.flags.writeable
+    assert (result.weights.shape, result.weights.dtype) == ((26698,), np.float32)
+
+
+def test_it_learns(trainer: LiteRTTrainer) -> None:
+    x, y = examples(640, seed=2)
+    result = train(trainer, x, y, epochs=6)
+    score = trainer.evaluate(result.weights, *examples(250, seed=3), cancelled=never)
+    assert score.accuracy > 0.9
+    assert result.loss < 0.7
+    assert (result.examples, result.steps) == (640, 6 * 20)
+    assert result.seconds > 0
+
+
+# ---------------------------------------------------------------------- against the slow reference
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [BATCH, 5, 1])
+def test_one_step_is_that_of_the_reference(trainer: LiteRTTrainer, count: int, seed: int) -> None:
+    """Also with a batch that is not full: its mean is over the examples that are there."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (count, 28, 28, 1)).astype(np.uint8)
+    y = rng.integers(0, 10, count).astype(np.int32)
+    weights = ARTIFACTS.initial() + rng.normal(0, 0.02, 26698).astype(np.float32)
+    result = train(trainer, x, y, weights, learning_rate=0.5)
+    expected, loss = reference_cnn.step(weights, x, y, 0.5)
+    assert np.abs(result.weights - expected).max() < 1e-5
+    assert np.abs(expected - weights).max() > 1e-2
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+    assert result.steps == 1
+
+
+def test_an_epoch_is_that_of_the_reference_its_last_part_batch_too(trainer: LiteRTTrainer) -> None:
+    result = train(trainer, seed=3)
+    weights: Any = ARTIFACTS.initial()
+    order = np.random.default_rng(3).permutation(len(Y))
+    total = 0.0
+    for start in range(0, len(Y), BATCH):
+        picked = order[start : start + BATCH]
+        stepped, loss = reference_cnn.step(weights, X[picked], Y[picked], 0.1)
+        weights = stepped.astype(np.float32)
+        total += loss * len(picked)
+    assert len(Y) % BATCH == 7
+    assert result.steps == 4
+    # One step agrees to 1e-5 (above). Over some, a relu within rounding of zero may be on here and off there, which the
+    # steps after it amplify; a batch that is counted wrong changes every weight.
+    distance = np.abs(result.weights - weights)
+    assert np.quantile(distance, 0.99) < 1e-5
+    assert distance.max() < 1e-3
+    assert result.loss == pytest.approx(total / len(Y), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, ARTIFACTS.evaluation_batch_size, 2 * ARTIFACTS.evaluation_batch_size + 3])
+def test_evaluation_is_the_forward_pass_of_the_reference(trainer: LiteRTTrainer, count: int) -> None:
+    weights = train(trainer).weights
+    x, y = examples(count, seed=8)
+    score = trainer.evaluate(weights, x, y, cancelled=never)
+    scores = reference_cnn.logits(weights, x)
+    assert score.accuracy == pytest.approx(float((scores.argmax(1) == y).mean()), abs=1e-12)
+    assert score.loss == pytest.approx(float(reference_cnn.losses(scores, y).mean()), rel=1e-5)
+    assert score.examples == count
+    assert trainer.evaluate(weights, x, y, cancelled=never).loss == score.loss
+
+
+# ---------------------------------------------------------------------- what can happen
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 5])
+def test_training_is_cancelled_between_batches(trainer: LiteRTTrainer, batches: int) -> None:
+    calls = after(batches)
+    with pytest.raises(Cancelled):
+        train(trainer, epochs=2, cancelled=calls)
+    before = train(trainer).weights.tobytes()
+    assert before == train(LiteRTTrainer(ARTIFACTS)).weights.tobytes()
+
+
+def test_it_is_asked_once_a_batch(trainer: LiteRTTrainer) -> None:
+    calls: list[int] = []
+    train(trainer, epochs=2, cancelled=lambda: bool(calls.append(1)))
+    assert len(calls) == 2 * 4
+
+
+def test_evaluation_is_cancelled_between_batches(trainer: LiteRTTrainer) -> None:
+    x, y = examples(250)
+    with pytest.raises(Cancelled):
+        trainer.evaluate(ARTIFACTS.initial(), x, y, cancelled=after(2))
+
+
+def test_a_learning_rate_that_is_too_large_is_told(trainer: LiteRTTrainer) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"not finite with learning_rate 1e\+30; choose a smaller one"):
+        train(trainer, epochs=3, learning_rate=1e30)
+    # And it is of no consequence for the next one.
+    assert train(trainer).weights.tobytes() == train(LiteRTTrainer(ARTIFACTS)).weights.tobytes()
+
+
+def test_a_model_of_huge_weights_is_scored_without_a_crash(trainer: LiteRTTrainer) -> None:
+    """Its loss may be no number; whoever sends it sees to that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score = trainer.evaluate(np.full(26698, 1e30, np.float32), X, Y, cancelled=never)
+    assert 0 <= score.accuracy <= 1
+    assert score.examples == len(Y)
+
+
+def test_no_interpreter_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _, module in RUNTIMES:
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setitem(sys.modules, module.partition(".")[0], None)
+    with pytest.raises(ResourceError, match=r"no TFLite interpreter is installed: pip install 'edge-peer\[litert\]'"):
+        load_runtime()
+
+
+# ---------------------------------------------------------------------- artifacts
+
+
+def test_the_committed_model_is_the_one_that_is_described() -> None:
+    assert (ARTIFACTS.model_id, ARTIFACTS.layout.size) == ("image_cnn", 26698)
+    assert (ARTIFACTS.input_shape, ARTIFACTS.classes, ARTIFACTS.batch_size) == ((28, 28, 1), 10, 32)
+    assert [tensor.shape for tensor in ARTIFACTS.layout.tensors] == list(reference_cnn.SHAPES)
+    assert ARTIFACTS.initial_sha256 == hashlib.sha256(ARTIFACTS.initial().tobytes()).hexdigest()
+    assert len(ARTIFACTS.digest) == 64
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(FOLDER, tmp_path / "model"))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], digest: bool = True) -> None:
+    """Change the manifest, and let its digest be right again."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    change(manifest)
+    if digest:
+        for name in manifest.get("files", {}):
+            manifest["files"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        shared = {name: manifest.get(name) for name in artifacts_module.FEDERATED}
+        manifest["digest"] = hashlib.sha256(
+            json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+def refused(folder: Path, name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as raised:
+        load_artifacts(folder)
+    assert str(raised.value).startswith(f"{folder / name}: ")
+    assert "`make model`" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.tflite", "initial.safetensors"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    refused(copy, name, "cannot be read")
+
+
+@pytest.mark.parametrize("name", ["train.tflite", "initial.safetensors"])
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty"])
+def test_a_damaged_file_is_named(copy: Path, name: str, damage: str) -> None:
+    whole = (copy / name).read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    (copy / name).write_bytes({"bit": flipped, "cut": whole[:-1], "empty": b""}[damage])
+    refused(copy, name, r"is damaged: sha256 \w{12}, the manifest says \w{12}")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
+def test_a_manifest_that_is_none(copy: Path, content: bytes) -> None:
+    (copy / "manifest.json").write_bytes(content)
+    refused(copy, "manifest.json", r"is not JSON|is not an object")
+
+
+MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "of the future": (lambda it: it.update(format=2), "format is 2, this program reads 1"),
+    "format a text": (lambda it: it.update(format="1"), "format is '1', not an integer"),
+    "no files": (lambda it: it.pop("files"), "files is missing"),
+    "files a list": (lambda it: it.update(files=[]), r"files is \[\], not an object"),
+    "a file without digest": (
+        lambda it: it["files"].update({"train.tflite": {}}),
+        r"files\.train\.tflite has no sha256",
+    ),
+    "another digest": (lambda it: it.update(digest="0" * 64), "digest is '000000000000', but its fields make"),
+    "a field changed": (lambda it: it.update(batch_size=64), "digest is '.*', but its fields make"),
+    "a field missing": (lambda it: it.pop("loss"), "loss is missing"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_with_a_wrong_field(copy: Path, name: str) -> None:
+    change, message = MANIFESTS[name]
+    rewrite(copy, change, digest=False)
+    refused(copy, "manifest.json", message)
+
+
+SIGNED: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
+    "layout with a gap": (lambda it: it["layout"][1].update(offset=99), "manifest.json", "layout: .*offset is 99"),
+    "layout a text": (lambda it: it.update(layout="all"), "manifest.json", "layout: layout is str"),
+    "layout of another model": (
+        lambda it: it["layout"].pop(),
+        "initial.safetensors",
+        "does not hold the layout's weights",
+    ),
+    "no shape": (lambda it: it.update(input={}), "manifest.json", "input.shape is None, not a list"),
+    "shape of zeros": (lambda it: it.update(input={"shape": [0, 28]}), "manifest.json", "input.shape is"),
+    "name": (lambda it: it.update(model_id="../x"), "manifest.json", "model_id is '../x', not a name"),
+    "one class": (lambda it: it.update(classes=1), "manifest.json", "classes is 1, not an integer from 2"),
+    "batch of none": (lambda it: it.update(batch_size=0), "manifest.json", "batch_size is 0, not an integer from 1"),
+    "batch a truth": (lambda it: it.update(batch_size=True), "manifest.json", "batch_size is True"),
+    "evaluation batch": (
+        lambda it: it.update(evaluation_batch_size=-1),
+        "manifest.json",
+        "evaluation_batch_size is -1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_a_manifest_with_a_wrong_field_and_the_right_digest(copy: Path, name: str) -> None:
+    change, file, message = SIGNED[name]
+    rewrite(copy, change)
+    refused(copy, file, message)
+
+
+def test_initial_weights_that_are_not_finite(copy: Path) -> None:
+    weights = ARTIFACTS.initial()
+    weights[7] = np.nan
+    (copy / "initial.safetensors").write_bytes(save(ARTIFACTS.layout.split(weights)))
+    rewrite(copy, lambda it: None)
+    refused(copy, "initial.safetensors", "holds weights that are not finite")
+
+
+def test_initial_weights_of_another_type(copy: Path) -> None:
+    parts = ARTIFACTS.layout.split(ARTIFACTS.initial())
+    (copy / "initial.safetensors").write_bytes(save({name: it.astype(np.float64) for name, it in parts.items()}))
+    rewrite(copy, lambda it: None)
+    refused(copy, "initial.safetensors", "does not hold the layout's weights .*float64")
+
+
+def test_large_but_finite_initial_weights_are_taken(copy: Path) -> None:
+    weights = np.full(26698, 3e38, np.float32)
+    (copy / "initial.safetensors").write_bytes(save(ARTIFACTS.layout.split(weights)))
+    rewrite(copy, lambda it: None)
+    assert load_artifacts(copy).initial().tobytes() == weights.tobytes()
+
+
+def test_a_model_that_the_interpreter_does_not_load(copy: Path) -> None:
+    (copy / "train.tflite").write_bytes(b"no flatbuffer at all" * 100)
+    rewrite(copy, lambda it: None)
+    it: ModelArtifacts = load_artifacts(copy)
+    with pytest.raises(ModelError, match=r"train\.tflite: .* cannot load it .*export it again with `make model`"):
+        LiteRTTrainer(it)
+
+
+def test_the_backend_needs_no_tensorflow() -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom edge_peer.trainers.artifacts import load_artifacts\n"
+        "from edge_peer.trainers.litert import LiteRTTrainer\n"
+        f"LiteRTTrainer(load_artifacts(Path({str(FOLDER)!r})))\n"
+        "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
