@@ -93,6 +93,7 @@ class Context:
             newest=self.state.held,
             wants_run=self.wants_run,
             election=self.election_term,
+            elected=self.state.elected_term,
             finished=self.state.finished,
             note=self.note or self.failed_note,
         )
@@ -100,12 +101,12 @@ class Context:
     def publish_presence(self, always: bool = False) -> None:
         """Publish the presence if it says something new.
 
-        A newer model alone is nothing new: it is said when an election needs it, so that a round of n peers does not
-        cost n times n presences.
+        A newer model or controller alone is nothing new: they are said when an election needs them, so that a round of
+        n peers does not cost n times n presences.
         """
         presence = self.presence()
-        held = self._published.newest if self._published is not None else None
-        if always or self._published is None or replace(presence, newest=held) != self._published:
+        said = self._published
+        if always or said is None or replace(presence, newest=said.newest, elected=said.elected) != said:
             self._published = presence
             self.emit(do.Publish(PRESENCE, presence))
 
@@ -131,7 +132,8 @@ class Context:
         """Take from a round document what holds whoever is controller: which run is on, and that one has finished."""
         if document.run_id is None or document.run_number < 1:
             return
-        self.knows_run(RunRecord(document.run_id, document.run_number, document.settings))
+        if document.model_digest == self.settings.model_digest:
+            self.knows_run(RunRecord(document.run_id, document.run_number, document.settings))
         if document.state == FINISHED:
             self.finish(document)
 

@@ -89,7 +89,9 @@ class Election:
         """Go on with the election; returns whether this peer has won it."""
         context = self._context
         highest = max((vote.term for vote in context.roster.votes().values()), default=0)
-        highest = max(highest, *(presence.election for presence in context.roster.online().values()), 0)
+        for presence in context.roster.online().values():
+            # Above every controller that somebody knows: it would follow no lower one.
+            highest = max(highest, presence.election, presence.elected + 1)
         if not self.active or highest > self.term:
             self._begin(max(highest, context.state.elected_term + 1, context.state.voted_term + (not self.active)))
         elif context.now_s >= self._end_s:

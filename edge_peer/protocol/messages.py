@@ -111,6 +111,7 @@ class Presence:
         session: New at each start of the process; what an earlier session said is void.
         score: Capability, higher is better; `parts` are the measurements that it is made of.
         election: The newest term that this document was renewed for (newest model included).
+        elected: The highest term in which this peer knows an elected controller: it follows none of a lower one.
         finished: The highest number of a run that this peer knows as finished.
         note: Why it refuses to control or to train, when it does.
     """
@@ -128,6 +129,7 @@ class Presence:
     newest: ModelRef | None = None
     wants_run: bool = False
     election: int = 0
+    elected: int = 0
     finished: int = 0
     note: str = ""
 
@@ -148,6 +150,7 @@ class Presence:
             newest=ModelRef.read(fields.object("newest")) if fields.has("newest") else None,
             wants_run=fields.flag("wants_run"),
             election=fields.integer("election"),
+            elected=fields.integer("elected"),
             finished=fields.integer("finished"),
             note=fields.text("note"),
         )

@@ -19,7 +19,7 @@ from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
-from edge_peer.protocol.election import Election
+from edge_peer.protocol.election import Election, choose
 from edge_peer.protocol.messages import Evaluation, Presence, Round, Start, Stop, Vote
 from edge_peer.protocol.rounds import Controller
 from edge_peer.protocol.settings import PeerSettings
@@ -44,6 +44,7 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     (ELECTING, "elected"): LEADING,
     (FOLLOWING, "controller lost"): ELECTING,
     (LEADING, "controller seen"): FOLLOWING,
+    (LEADING, "resigned"): ELECTING,
     (JOINING, "disconnected"): OFFLINE,
     (ELECTING, "disconnected"): OFFLINE,
     (FOLLOWING, "disconnected"): OFFLINE,
@@ -273,6 +274,9 @@ class Peer:
 
     def _on_model(self, event: ev.ModelReceived) -> None:
         context = self._context
+        sender = context.roster.presence(event.peer)
+        if sender is not None and sender.model_digest != context.settings.model_digest:
+            return
         context.models.add(event.ref.sha256)
         run = context.state.run
         if (run is not None and event.ref.run_id == run.run_id) or event.ref.run_number > context.finished_number():
@@ -328,6 +332,9 @@ class Peer:
         best = self._best_controller()
         if best is not None:
             self._follow(best)
+        elif self.role == LEADING and self._why_resign():
+            self._resign(self._why_resign())
+            self._elect()
         elif self._controller is not None:
             self._lead_on()
         else:
@@ -381,15 +388,40 @@ class Peer:
         document = self._controller.document
         giving_up = f", gives up run {document.run_id}" if document is not None and document.run_id else ""
         context.log(f"steps down from term {self._controller.term}: {peer} is controller of term {term}{giving_up}")
+        self._give_up_control()
+
+    def _give_up_control(self) -> None:
         self._controller = None
-        context.emit(do.Unsubscribe(CONTROLLER_READS))
-        context.emit(do.KeepUpdates(frozenset()))
+        self._context.emit(do.Unsubscribe(CONTROLLER_READS))
+        self._context.emit(do.KeepUpdates(frozenset()))
         self._take_back()
 
     def _take_back(self) -> None:
         self._own_documents = False
         self._context.emit(do.Publish(ROUND, None))
         self._context.emit(do.ClearModel())
+
+    def _why_resign(self) -> str:
+        """Why this controller is of no use to the others; empty: it is."""
+        context = self._context
+        assert self._controller is not None
+        others = context.roster.online()
+        for peer, presence in others.items():
+            if presence.elected > self._controller.term:
+                return f"{peer} has seen a controller of term {presence.elected}"
+        if self._controller.document is None or self._controller.document.participants:
+            return ""
+        best = choose(context.everyone())
+        if best in others and others[best].model_digest != context.settings.model_digest:
+            return f"more peers have {best}'s model than its own"
+        return ""
+
+    def _resign(self, why: str) -> None:
+        context = self._context
+        assert self._controller is not None
+        context.log(f"resigns from term {self._controller.term}: {why}", "WARNING")
+        self._give_up_control()
+        self._move("resigned")
 
     def _lead_on(self) -> None:
         if self.role == JOINING and self._grace_s is None:

@@ -221,6 +221,9 @@ class Controller:
         }
         for _ in range(STEPS_MAX):
             before = (self.phase, self._attempt, self._base)
+            if self.phase in (TRAINING, MERGING):
+                # Not a decision but knowledge, so it needs no lease.
+                self._end_if_over()
             if self._has_lease() or self.phase == IDLE:
                 steps[self.phase]()
             if (self.phase, self._attempt, self._base) == before:
@@ -228,6 +231,11 @@ class Controller:
         else:
             raise AssertionError(f"controller in {self.phase} made {STEPS_MAX} steps on one event")
         self._say()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a run is on that has too few trainers."""
+        return self.phase == TRAINING and not self._participants
 
     def next_deadline_s(self) -> float:
         """When `step` must be called again at the latest."""
@@ -259,6 +267,8 @@ class Controller:
         best, holder = self._context.state.held, self._context.peer
         for peer, presence in self._context.roster.online().items():
             newest = presence.newest
+            if presence.model_digest != self._context.settings.model_digest:
+                continue
             if newest is None or self._unsent[peer, newest.sha256] >= FETCHES_MAX:
                 continue
             if best is None or newest.order > best.order:
@@ -381,18 +391,22 @@ class Controller:
             # Nobody is left to wait for, and others could train.
             self._open()
 
-    def _ends_early(self) -> bool:
-        """Finish when the run is over by anybody's word, by a stop, or by its target accuracy."""
+    def _end_if_over(self) -> None:
+        """Finish when anybody knows that the run is over."""
         context = self._context
         assert self._run is not None
-        assert self._base is not None
         if context.is_finished(self._run):
             final = context.final
             if final is not None and final.run_id == self._run.run_id:
                 self._report_again(final)
             else:
                 self._finish("finished by an earlier controller")
-            return True
+
+    def _ends_early(self) -> bool:
+        """Finish when somebody asks for it, or at the target accuracy."""
+        context = self._context
+        assert self._run is not None
+        assert self._base is not None
         for sender, stop in sorted(context.stops.items()):
             if stop.run_id == self._run.run_id:
                 self._finish(f"stopped by {sender}" + (f": {stop.reason}" if stop.reason else ""))
@@ -634,7 +648,7 @@ class Controller:
             accepted={peer: offer.digest for peer, offer in self._accepted.items()},
             closed_accepted=self._closed,
             refused=self._refused,
-            missing=self._missing,
+            missing=self._missing if state == TRAINING or self.is_short else self._silent(),
             wanted=self._wanted[0].sha256 if self._wanted is not None else None,
             wanted_from=self._wanted[1] if self._wanted is not None else None,
             reason=self._reason if state != TRAINING else "",
@@ -643,6 +657,11 @@ class Controller:
             reports=self._reports if state == FINISHED else {},
             complete=self._complete if state == FINISHED else False,
         )
+
+    def _silent(self) -> dict[str, str]:
+        """Who is taken for gone though its presence says online: it reads this, and answers if it is there."""
+        roster = self._context.roster
+        return {peer: roster.suspicion(peer)[:300] for peer in roster.said_online() if roster.suspicion(peer)}
 
     def _say(self) -> None:
         """Publish the round document when it has changed, or when a beat is due."""

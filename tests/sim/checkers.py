@@ -65,11 +65,6 @@ class Checkers:
     def after(self, process: Process) -> None:
         """After a board has handled an event, before its commands are run."""
         peer, state = process.name, process.peer.state
-        controller = process.peer.controller
-        if controller is not None and self._roster:
-            holder = self._controllers.setdefault(controller.term, (peer, process.session))
-            if holder != (peer, process.session):
-                raise Violation(f"term {controller.term} has two controllers: {holder} and {(peer, process.session)}")
         self._rises(self._elected, peer, state.elected_term, "elected term")
         self._rises(self._finished, peer, state.finished, "number of the finished run")
         if state.run is not None:
@@ -125,9 +120,9 @@ class Checkers:
         if saved.elected_term < document.term:
             raise Violation(f"{name} speaks as controller of term {document.term}, which its disk does not hold")
         if self._roster:
-            holder = self._controllers.get(document.term)
+            holder = self._controllers.setdefault(document.term, (name, process.session))
             if holder != (name, process.session):
-                raise Violation(f"{name} speaks as controller of term {document.term}, which is {holder}'s")
+                raise Violation(f"term {document.term} has two controllers: {holder} and {(name, process.session)}")
         if document.run_id is None:
             return
         if self._numbers.setdefault(document.run_id, document.run_number) != document.run_number:
