@@ -70,11 +70,19 @@ class BrokerSection:
     """Where the broker is.
 
     Attributes:
-        port: 1883, or 8883 with TLS, unless given.
+        host: Name or address; with TLS, a name that stands in the broker's certificate.
+        port: 0 is 1883, or 8883 with TLS.
         keepalive_s: The broker takes a silent peer for gone after one and a half of this.
+        connect_timeout_s: A broker that does not answer within this time is not there.
         reconnect_s_min: First wait before another try; it doubles up to `reconnect_s_max`.
+        reconnect_s_max: Longest wait before another try.
         give_up_after_s: Exit with code 3 when the broker was away this long; 0: never.
         packet_bytes_max: Larger messages are not taken.
+        username: For brokers with passwords instead of certificates.
+        password_file: A file with the password alone, readable by the peer's user only.
+        tls_ca: The authority that the broker's certificate must be signed by; with it, TLS is on.
+        tls_certificate: This peer's certificate; its common name is the peer's name.
+        tls_key: The key to it.
     """
 
     host: str = "localhost"
@@ -99,14 +107,22 @@ class BrokerSection:
 
 @dataclass(frozen=True, slots=True)
 class ModelSection:
-    """The folder with train.tflite, initial.safetensors and manifest.json."""
+    """What is trained.
+
+    Attributes:
+        artifacts: The folder with train.tflite, initial.safetensors and manifest.json.
+    """
 
     artifacts: Path
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSection:
-    """This board's data; a peer that neither trains nor evaluates has none."""
+    """This board's data.
+
+    Attributes:
+        path: A file of `python -m data_shards`; a peer that neither trains nor evaluates has none.
+    """
 
     path: Path | None = None
 
@@ -116,7 +132,8 @@ class TrainerSection:
     """How it trains.
 
     Attributes:
-        threads: Of the interpreter.
+        backend: `litert`: ai-edge-litert or tflite-runtime, whichever is installed.
+        threads: Of the interpreter; a small model is faster with one.
         evaluate_local: Score the local model after training, for the CSV.
     """
 
@@ -127,15 +144,22 @@ class TrainerSection:
 
 @dataclass(frozen=True, slots=True)
 class LimitsSection:
-    """Bounds on what others can make this peer hold."""
+    """Bounds on what others can make this peer hold.
+
+    Attributes:
+        peers_max: Further peers are ignored; twice as many updates are held at a time.
+    """
 
     peers_max: int = 1024
-    events_max: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class LogSection:
-    """What goes to standard error."""
+    """What goes to standard error.
+
+    Attributes:
+        level: debug, info, warning or error.
+    """
 
     level: str = "info"
 
@@ -198,7 +222,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "timing.final_report_s": (0, 3600),
     "trainer.threads": (1, 64),
     "limits.peers_max": (1, 4096),
-    "limits.events_max": (100, 1_000_000),
 }
 CHOICES: dict[str, frozenset[str]] = {
     "run.strategy": STRATEGIES,

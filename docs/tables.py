@@ -1,0 +1,96 @@
+"""The tables in the documents that say what the code says: `python docs/tables.py` writes them anew (`make docs`).
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the tests fail when one is not what this makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_peer.config import CHOICES, RANGES, SECTIONS
+from edge_peer.shell.history import COLUMNS
+
+DOCS = Path(__file__).resolve().parent
+BLOCK = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def csv_columns() -> str:
+    """Columns of a peer's CSV."""
+    return _table(("column", "what it is"), [(f"`{name}`", text) for name, text in COLUMNS.items()])
+
+
+def configuration() -> str:
+    """Sections and keys of a board's TOML file."""
+    parts = []
+    for name, section in SECTIONS.items():
+        described = attributes(section)
+        rows = []
+        for item in dataclasses.fields(section):
+            if item.name not in described:
+                raise KeyError(f"{section.__name__}.{item.name} is not described in its docstring")
+            rows.append((f"`{item.name}`", _default(item), _values(f"{name}.{item.name}"), described[item.name]))
+        parts.append(f"### `[{name}]`\n\n" + _table(("key", "default", "values", "what it is"), rows))
+    return "\n".join(parts)
+
+
+def attributes(kind: type[Any]) -> dict[str, str]:
+    """What a class's docstring says under `Attributes:`."""
+    text = (kind.__doc__ or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        entry = re.match(r" {8}(\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = entry[2]
+        elif name and line.startswith(" " * 12):
+            found[name] += " " + line.strip()
+        elif line.strip():
+            break
+    return found
+
+
+def _default(item: dataclasses.Field[Any]) -> str:
+    if item.default is dataclasses.MISSING:
+        return "required"
+    if item.default is None:
+        return "none"
+    return f"`{str(item.default).lower() if isinstance(item.default, bool) else item.default}`"
+
+
+def _values(where: str) -> str:
+    if where in RANGES:
+        return "{:g} to {:g}".format(*RANGES[where])
+    return ", ".join(sorted(CHOICES.get(where, ())))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"csv_columns": csv_columns, "configuration": configuration}
+
+
+def renewed(text: str) -> str:
+    """A document with its tables made anew."""
+    return BLOCK.sub(lambda it: it[1] + TABLES[it[2]]() + it[3], text)
+
+
+def main() -> None:
+    """Write all documents anew."""
+    for path in sorted(DOCS.glob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = renewed(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(path.name, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
