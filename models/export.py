@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -24,16 +25,38 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# Whatever Keras is set up for elsewhere on this machine.
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
-import keras
+try:
+    import keras
+    import tensorflow as tf
+
+    from models import gradients
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print(
+        f"models.export: {error.name} is not installed here; run `make model`, which makes an environment with it",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 import numpy as np
-import tensorflow as tf
 from safetensors.numpy import save
 
 from aggregator_core.layout import Layout, Tensor
-from models import gradients
 
 FORMAT = 1
+#: A relu within rounding of zero may be on in one and off in the other.
+CONVERTED_ERROR_MAX = 1e-3
+#: What a board's manifest takes as a model's name.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+#: Of a layer; Keras applies them outside of the graph that is exported.
+NOT_APPLIED = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
+REMEDY = (
+    "use Dense, Conv1D and Conv2D (without dilation and groups), Flatten, Reshape, Rescaling, GlobalAveragePooling and "
+    "relu; strides can take the place of pooling"
+)
 #: Fields of the manifest that two boards must share to train together.
 FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
 
@@ -46,7 +69,9 @@ def load_module(path: Path) -> ModuleType:
     """Import a model's file by its path; raises ExportError when something that export needs is not in it."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise ExportError(f"{path}: no such Python file")
+        raise ExportError(f"{path}: no such Python file; models/image_cnn.py is an example")
+    if NAME.fullmatch(path.stem) is None:
+        raise ExportError(f"{path}: {path.stem!r} cannot name a model; use letters, digits, '.', '_' and '-'")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in ("build", "BATCH", "EVALUATION_BATCH", "CLASSES"):
@@ -57,9 +82,11 @@ def load_module(path: Path) -> ModuleType:
 
 def layout_of(model: keras.Model) -> Layout:
     """Where the model's trainable variables stand in the flat vector."""
-    if model.non_trainable_variables:
-        names = ", ".join(variable.path for variable in model.non_trainable_variables[:3])
-        raise ExportError(f"{names}: layers with state that is not trained are not supported yet")
+    for layer in _layers(model):
+        if layer.non_trainable_variables and not getattr(layer, "layers", None):
+            raise ExportError(f"layer {layer.name!r} has state that is not trained, which boards do not keep; {REMEDY}")
+    if not model.trainable_variables:
+        raise ExportError(f"model {model.name!r} has nothing to train; add a Dense or Conv2D layer")
     tensors, offset = [], 0
     for variable in model.trainable_variables:
         shape = tuple(int(size) for size in variable.shape)
@@ -71,6 +98,31 @@ def layout_of(model: keras.Model) -> Layout:
     return Layout(tuple(tensors))
 
 
+def _layers(model: keras.Model) -> list[Any]:
+    """All layers, those of models within the model too."""
+    found = []
+    for layer in getattr(model, "layers", []):
+        found += [layer, *_layers(layer)]
+    return found
+
+
+def check_model(model: keras.Model, module: ModuleType) -> None:
+    """Refuse what would be exported without a word, and then train otherwise than in Keras; raises ExportError."""
+    if not isinstance(model, keras.Model) or not model.built or not isinstance(model.input_shape, tuple):
+        raise ExportError("build() must return a Keras model with one keras.Input")
+    if None in model.input_shape[1:]:
+        raise ExportError(f"input has shape {list(model.input_shape[1:])}: boards need every dimension; write it out")
+    if tuple(model.output_shape) != (None, module.CLASSES):
+        raise ExportError(
+            f"layer {model.layers[-1].name!r} gives shape {list(model.output_shape[1:])}, CLASSES is {module.CLASSES}: "
+            "end with Dense(CLASSES)"
+        )
+    for layer in _layers(model):
+        extra = [name for name in NOT_APPLIED if getattr(layer, name, None) is not None]
+        if extra:
+            raise ExportError(f"layer {layer.name!r} has a {extra[0]}, which boards do not apply; leave it out")
+
+
 def cross_entropy(logits: Any, labels: Any, classes: int) -> Any:
     """Sparse softmax cross-entropy per example, written out: the fused operation has no builtin gradient."""
     shifted = logits - tf.stop_gradient(tf.reduce_max(logits, axis=-1, keepdims=True))
@@ -79,7 +131,11 @@ def cross_entropy(logits: Any, labels: Any, classes: int) -> Any:
 
 
 def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
-    """The traced `train` and `infer` functions on the flat weight vector."""
+    """The traced `train` and `infer` functions on the flat weight vector.
+
+    Raises:
+        ExportError: The model holds an operation that cannot be differentiated on a board.
+    """
     layout = layout_of(model)
     image = tuple(model.input_shape[1:])
 
@@ -106,6 +162,11 @@ def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
         return {"logits": forward(unpack(weights), x, False)}
 
     vector = tf.TensorSpec((layout.size,), tf.float32, name="weights")
+    infer_function = infer.get_concrete_function(
+        vector, tf.TensorSpec((module.EVALUATION_BATCH, *image), tf.uint8, name="x")
+    )
+    # First: the gradient of an operation that is refused may not even be traceable.
+    check_forward(model, infer_function)
     train_function = train.get_concrete_function(
         vector,
         tf.TensorSpec((module.BATCH, *image), tf.uint8, name="x"),
@@ -113,20 +174,17 @@ def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
         tf.TensorSpec((module.BATCH,), tf.float32, name="sample_weight"),
         tf.TensorSpec((), tf.float32, name="learning_rate"),
     )
-    infer_function = infer.get_concrete_function(
-        vector, tf.TensorSpec((module.EVALUATION_BATCH, *image), tf.uint8, name="x")
-    )
     return train_function, infer_function
 
 
-def check_forward(infer: Any) -> None:
+def check_forward(model: keras.Model, infer: Any) -> None:
     """Refuse a model whose forward graph holds an operation that cannot be differentiated on a board."""
+    layers = {layer.name for layer in _layers(model)}
     for name, kind in gradients.unsupported(infer.graph):
-        layer = name.split("/")[-2] if "/" in name else name
-        raise ExportError(
-            f"layer {layer!r}: operation {kind} cannot be trained on a board; use Dense, Conv2D (without dilation), "
-            "Flatten, Reshape, Rescaling and relu"
-        )
+        # A layer's operations stand below its name, with a number when it is called once more.
+        scopes = [scope if scope in layers else re.sub(r"_\d+$", "", scope) for scope in name.split("/")]
+        layer = next((scope for scope in reversed(scopes) if scope in layers), name)
+        raise ExportError(f"layer {layer!r}: operation {kind} cannot be trained on a board; {REMEDY}")
 
 
 def convert(train: Any, infer: Any) -> bytes:
@@ -150,6 +208,48 @@ def convert(train: Any, infer: Any) -> bytes:
     return content
 
 
+def check_converted(content: bytes, train: Any, infer: Any, model: keras.Model, vector: Any, classes: int) -> None:
+    """Refuse a file that computes something else than the functions that it was made from.
+
+    The converter rewrites graphs, not always rightly: it takes a relu behind a Dense layer without bias for part of
+    that layer, writes the layer as an operation that has no activation, and so drops the relu without a word.
+    """
+    interpreter = tf.lite.Interpreter(model_content=content)
+    rng = np.random.default_rng(0)
+    weights = (vector + rng.normal(0, 0.05, vector.size)).astype(np.float32)
+
+    def images(name: str) -> Any:
+        shape = interpreter.get_signature_runner(name).get_input_details()["x"]["shape"]
+        return rng.integers(0, 256, shape).astype(np.uint8)
+
+    x = images("train")
+    cases: dict[str, tuple[Any, dict[str, Any]]] = {
+        "infer": (infer, {"weights": weights, "x": images("infer")}),
+        "train": (
+            train,
+            {
+                "weights": weights,
+                "x": x,
+                "y": rng.integers(0, classes, len(x)).astype(np.int32),
+                "sample_weight": (np.arange(len(x)) <= len(x) // 2).astype(np.float32),
+                "learning_rate": np.float32(0.1),
+            },
+        ),
+    }
+    for name, (function, inputs) in cases.items():
+        expected = function(**{key: tf.constant(value) for key, value in inputs.items()})
+        found = interpreter.get_signature_runner(name)(**inputs)
+        for output, value in expected.items():
+            distance = float(np.abs(found[output] - value.numpy()).max())
+            if not distance <= CONVERTED_ERROR_MAX * max(1.0, float(np.abs(value.numpy()).max())):
+                suspects = [layer.name for layer in _layers(model) if getattr(layer, "use_bias", True) is False]
+                where = f"layer {suspects[0]!r}" if suspects else f"model {model.name!r}"
+                raise ExportError(
+                    f"{where}: the converter has changed what {name} computes ({output} differs by {distance:.3g}); "
+                    "use layers with a bias"
+                )
+
+
 def export(path: Path, out: Path, seed: int) -> dict[str, Any]:
     """Write the artifacts of a model's file into a folder; nothing is written when something is wrong.
 
@@ -165,16 +265,16 @@ def export(path: Path, out: Path, seed: int) -> dict[str, Any]:
         ExportError: The model cannot be trained on a board.
     """
     module = load_module(path)
+    # Layers without a name are numbered, and the names are part of the digest: from one on, whatever was built before.
+    keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     model = module.build()
+    check_model(model, module)
     layout = layout_of(model)
     train, infer = functions(model, module)
-    check_forward(infer)
     vector = np.concatenate([np.asarray(it, np.float32).reshape(-1) for it in model.trainable_variables])
-    files = {
-        "initial.safetensors": save(layout.split(vector)),
-        "train.tflite": convert(train, infer),
-    }
+    files = {"initial.safetensors": save(layout.split(vector)), "train.tflite": convert(train, infer)}
+    check_converted(files["train.tflite"], train, infer, model, vector, module.CLASSES)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "model_id": path.stem,
@@ -224,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or Path(__file__).parent / "artifacts" / options.model.stem
     try:
         manifest = export(options.model, out, options.seed)
-    except (ExportError, NotImplementedError) as error:
+    except ExportError as error:
         print(f"models.export: {error}", file=sys.stderr)
         return 2
     print(f"{out}: {manifest['parameters']} parameters, digest {manifest['digest'][:12]}")

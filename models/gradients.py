@@ -36,7 +36,17 @@ def with_builtin_gradients() -> Iterator[None]:
 def unsupported(graph: Any) -> list[tuple[str, str]]:
     """(layer, operation) of what stands in a forward graph and has no gradient that a board can run."""
     known = SAFE | set(OVERRIDES)
-    return [(node.name, node.type) for node in graph.get_operations() if node.type not in known]
+    return [
+        (node.name, node.type)
+        for node in graph.get_operations()
+        if node.type not in known or (node.type == "Conv2D" and not _is_plain(node))
+    ]
+
+
+def _is_plain(op: Any) -> bool:
+    """Whether a Conv2D is one that `_conv2d` differentiates: NHWC, no dilation, no groups."""
+    same_channels = op.inputs[0].shape[3] == op.inputs[1].shape[2]
+    return bool(op.get_attr("data_format") == b"NHWC" and op.get_attr("dilations") == [1, 1, 1, 1] and same_channels)
 
 
 @tf.RegisterGradient("BuiltinRelu")
@@ -57,8 +67,7 @@ def _conv2d(op: Any, dy: Any) -> Any:
     """
     x, kernel = op.inputs
     strides, padding = op.get_attr("strides"), op.get_attr("padding").decode()
-    if op.get_attr("data_format") != b"NHWC" or op.get_attr("dilations") != [1, 1, 1, 1]:
-        raise NotImplementedError(f"{op.name}: only NHWC convolutions without dilation can be trained on a board")
+    assert _is_plain(op), f"{op.name}: `unsupported` has let a convolution through that has no gradient here"
     rows, columns = kernel.shape[0], kernel.shape[1]
     batch, height, width, channels = x.shape
     out_height, out_width = dy.shape[1], dy.shape[2]
