@@ -16,9 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from data_shards.errors import ShardError
+from data_shards.rows import Rows
 
 FORMAT = "1"
 TENSORS = {"x_train": np.uint8, "y_train": np.int32, "x_test": np.uint8, "y_test": np.int32}
+#: Examples that are in memory at a time while the digest is checked.
+BLOCK = 256
 REMEDY = "make it with `python -m data_shards`, or deploy it again"
 
 
@@ -27,7 +30,7 @@ class Shard:
     """What one peer trains on and is tested on.
 
     Attributes:
-        x_train: Shape (n, ...), uint8.
+        x_train: Shape (n, ...), uint8; of a file that was read, it stays there.
         y_train: Shape (n,), int32, 0 to classes - 1.
         x_test: Shape (m, ...), uint8.
         y_test: Shape (m,), int32.
@@ -35,9 +38,9 @@ class Shard:
             arrays, because a flipped bit of an image would show nowhere else.
     """
 
-    x_train: npt.NDArray[np.uint8]
+    x_train: npt.NDArray[np.uint8] | Rows
     y_train: npt.NDArray[np.int32]
-    x_test: npt.NDArray[np.uint8]
+    x_test: npt.NDArray[np.uint8] | Rows
     y_test: npt.NDArray[np.int32]
     classes: int
     metadata: dict[str, str]
@@ -59,12 +62,14 @@ def _canonical(content: bytes) -> bytes:
     return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
-def _digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+def _digest(tensors: Mapping[str, Any]) -> str:
+    """Over names, types, shapes and values; values in a file pass through block by block."""
     digest = hashlib.sha256()
     for name in TENSORS:
         array = tensors[name]
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        for start in range(0, len(array), BLOCK):
+            digest.update(np.ascontiguousarray(array[start : start + BLOCK]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -93,12 +98,15 @@ def read_shard(path: Path) -> Shard:
         ShardError: It is missing, damaged, or its arrays do not fit each other.
     """
     try:
-        with safe_open(path, "numpy") as file:
-            metadata = dict(file.metadata() or {})
-            names = set(file.keys())
+        with safe_open(path, "numpy") as checked:
+            # The package has checked the header against the file; nothing of the values is in memory yet.
+            metadata = dict(checked.metadata() or {})
+            names = set(checked.keys())
             if names != set(TENSORS):
                 raise ShardError(f"{path}: has {sorted(names)}, not {sorted(TENSORS)}; {REMEDY}")
-            arrays = {name: file.get_tensor(name) for name in TENSORS}
+            labels = {name: checked.get_tensor(name) for name in ("y_train", "y_test")}
+            types = {name: checked.get_slice(name).get_dtype() for name in ("x_train", "x_test")}
+        examples = _rows(path)
     except (OSError, SafetensorError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise ShardError(f"{path}: cannot be read ({reason}); {REMEDY}") from None
@@ -108,19 +116,34 @@ def read_shard(path: Path) -> Shard:
     classes = int(text) if text.isdecimal() and len(text) < 9 else 0
     if classes < 2:
         raise ShardError(f"{path}: classes is {text!r}, not a number above 1; {REMEDY}")
-    for name, dtype in TENSORS.items():
-        if arrays[name].dtype != dtype:
-            raise ShardError(f"{path}: {name} is {arrays[name].dtype}, not {np.dtype(dtype)}; {REMEDY}")
+    for name, kind in types.items():
+        if kind != "U8":
+            raise ShardError(f"{path}: {name} is {kind}, not U8; {REMEDY}")
+    for name, array in labels.items():
+        if array.dtype != np.int32:
+            raise ShardError(f"{path}: {name} is {array.dtype}, not int32; {REMEDY}")
     for part in ("train", "test"):
-        _check(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"], classes)
-    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        _check(path, part, examples[f"x_{part}"], labels[f"y_{part}"], classes)
+    if examples["x_train"].shape[1:] != examples["x_test"].shape[1:]:
         raise ShardError(f"{path}: training and test examples have different shapes; {REMEDY}")
+    arrays: dict[str, Any] = {**examples, **labels}
     if metadata.get("sha256") != _digest(arrays):
         raise ShardError(f"{path}: is damaged: its values are not those that were written; {REMEDY}")
     return Shard(**arrays, classes=classes, metadata=metadata)
 
 
-def _check(path: Path, part: str, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int32], classes: int) -> None:
+def _rows(path: Path) -> dict[str, Rows]:
+    """The examples of a file whose header has been checked, left where they are."""
+    file = path.open("rb", buffering=0)
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    return {
+        name: Rows(file, 8 + length + header[name]["data_offsets"][0], tuple(header[name]["shape"]))
+        for name in ("x_train", "x_test")
+    }
+
+
+def _check(path: Path, part: str, x: Rows, y: npt.NDArray[np.int32], classes: int) -> None:
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or len(y) == 0:
         raise ShardError(f"{path}: {part} has examples {list(x.shape)} and labels {list(y.shape)}; {REMEDY}")
     if int(y.min()) < 0 or int(y.max()) >= classes:

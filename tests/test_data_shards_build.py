@@ -207,7 +207,7 @@ WRONG = {
     "no classes": (raw(ARRAYS, classes=""), "classes is '', not a number above 1"),
     "one class": (raw(ARRAYS, classes="1"), "classes is '1'"),
     "endless classes": (raw(ARRAYS, classes="9" * 5000), "classes is '999"),
-    "images as floats": (raw({**ARRAYS, "x_train": ARRAYS["x_train"] / 255}), "x_train is float64, not uint8"),
+    "images as floats": (raw({**ARRAYS, "x_train": ARRAYS["x_train"] / 255}), "x_train is F64, not U8"),
     "labels as int64": (raw({**ARRAYS, "y_test": np.array([1])}), "y_test is int64, not int32"),
     "no training": (raw({**ARRAYS, "x_train": ARRAYS["x_train"][:0], "y_train": ARRAYS["y_train"][:0]}), "train has"),
     "no test": (raw({**ARRAYS, "x_test": ARRAYS["x_test"][:0], "y_test": ARRAYS["y_test"][:0]}), "test has"),

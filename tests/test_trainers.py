@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from edge_peer.errors import ResourceError
 from edge_peer.trainers import artifacts as artifacts_module
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
 from edge_peer.trainers.interface import Cancelled, TrainingDivergedError, TrainingResult
-from edge_peer.trainers.litert import RUNTIMES, LiteRTTrainer, load_runtime
+from edge_peer.trainers.litert import RUNTIMES, LiteRTTrainer, load_runtime, shuffled
 
 FOLDER = Path(__file__).parent.parent / "models/artifacts/image_cnn"
 ARTIFACTS = load_artifacts(FOLDER)
@@ -125,10 +126,15 @@ def test_one_step_is_that_of_the_reference(trainer: LiteRTTrainer, count: int, s
     assert result.steps == 1
 
 
+def test_the_order_is_the_same_everywhere() -> None:
+    assert shuffled(8, random.Random(3)).tolist() == [1, 7, 3, 4, 0, 5, 6, 2]
+    assert sorted(shuffled(1000, random.Random(4)).tolist()) == list(range(1000))
+
+
 def test_an_epoch_is_that_of_the_reference_its_last_part_batch_too(trainer: LiteRTTrainer) -> None:
     result = train(trainer, seed=3)
     weights: Any = ARTIFACTS.initial()
-    order = np.random.default_rng(3).permutation(len(Y))
+    order = shuffled(len(Y), random.Random(3))
     total = 0.0
     for start in range(0, len(Y), BATCH):
         picked = order[start : start + BATCH]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,17 @@ import numpy.typing as npt
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
+
+
+class Examples(Protocol):
+    """uint8 examples, shape (n, ...): a numpy array, or rows that stay in their file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)."""
+
+    def __getitem__(self, key: Any) -> U8:
+        """The rows of a slice or of an array of indices."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
@@ -64,7 +75,7 @@ class Trainer(Protocol):
     def train(
         self,
         weights: F32,
-        x: U8,
+        x: Examples,
         y: I32,
         *,
         epochs: int,
@@ -81,5 +92,5 @@ class Trainer(Protocol):
             TrainingDivergedError: The result is not finite.
         """
 
-    def evaluate(self, weights: F32, x: U8, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:
+    def evaluate(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:
         """Score `weights` on x and y; raises Cancelled."""

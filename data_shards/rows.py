@@ -1,0 +1,88 @@
+"""Examples that stay in their file: whatever the size of a shard, only the batch that is read takes memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+
+
+class Rows:
+    """A uint8 array in a file, indexed like one in memory: `rows[10:20]`, `rows[np.array([3, 1])]`.
+
+    What is read often stays in the kernel's page cache, which gives it up when programs need the memory.
+
+    Args:
+        file: Open for reading, unbuffered; it may be shared, also by threads.
+        offset: Of the first value, in bytes.
+        shape: (n, ...).
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, file: BinaryIO, offset: int, shape: tuple[int, ...]) -> None:
+        self._file = file
+        self._offset = offset
+        self.shape = shape
+        self._row_bytes = math.prod(shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[U8]:
+        """One example after another."""
+        return (self[index : index + 1][0] for index in range(len(self)))
+
+    def __getitem__(self, key: slice | npt.NDArray[np.int64]) -> U8:
+        """A copy of some rows.
+
+        Args:
+            key: A slice without a step, or indices.
+
+        Raises:
+            IndexError: An index is not one of 0 to n - 1.
+            OSError: The file cannot be read, or has become shorter.
+        """
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step != 1:
+                raise IndexError(f"rows cannot be read in steps of {step}")
+            out = np.empty((max(0, stop - start), *self.shape[1:]), np.uint8)
+            self._read(out, start)
+            return out
+        if len(key) and not 0 <= int(key.min()) <= int(key.max()) < len(self):
+            raise IndexError(f"indices from {key.min()} to {key.max()} are not all in 0..{len(self) - 1}")
+        out = np.empty((len(key), *self.shape[1:]), np.uint8)
+        for place, index in enumerate(key.tolist()):
+            self._read(out[place : place + 1], index)
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """All of it in memory, for whoever wants an array."""
+        if copy is False:
+            raise ValueError("rows of a file cannot become an array without a copy")
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def _read(self, out: U8, row: int) -> None:
+        view = out.reshape(-1).data
+        position = self._offset + row * self._row_bytes
+        while view:
+            count = os.preadv(self._file.fileno(), [view], position)
+            if count == 0:
+                raise OSError(
+                    f"{Path(str(self._file.name))} ends before row {row}: it has been changed since it was opened"
+                )
+            view, position = view[count:], position + count
