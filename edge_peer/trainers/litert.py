@@ -46,7 +46,8 @@ def load_runtime() -> tuple[str, Any]:
         except ImportError:
             continue
         # Not importlib.metadata: that takes most of a megabyte.
-        return f"{package} X", runtime
+        version = getattr(sys.modules[module.partition(".")[0]], "__version__", "of unknown version")
+        return f"{package} {version}", runtime
     raise ResourceError(
         "no TFLite interpreter is installed: pip install 'edge-peer[litert]' on 64-bit boards, "
         "'edge-peer[tflite]' on 32-bit ARM"
