@@ -74,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, config: Config) -> int:
     # Each command loads only what it needs: a board's memory is small.
     if options.command == "run":
+        from edge_peer.shell.memory import keep_little  # noqa: PLC0415
+
+        keep_little()
         from edge_peer.shell.daemon import Daemon  # noqa: PLC0415
 
         return Daemon(config).run()

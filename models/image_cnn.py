@@ -7,7 +7,7 @@ import keras
 #: Images of a training step; part of the exported graph.
 BATCH = 32
 #: Images of an evaluation step.
-EVALUATION_BATCH = 100
+EVALUATION_BATCH = 32
 CLASSES = 10
 
 
