@@ -31,6 +31,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 try:
     import keras
     import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
 
     from models import gradients
 except ModuleNotFoundError as error:
@@ -214,7 +215,7 @@ def check_converted(content: bytes, train: Any, infer: Any, model: keras.Model, 
     The converter rewrites graphs, not always rightly: it takes a relu behind a Dense layer without bias for part of
     that layer, writes the layer as an operation that has no activation, and so drops the relu without a word.
     """
-    interpreter = tf.lite.Interpreter(model_content=content)
+    interpreter = Interpreter(model_content=content)
     rng = np.random.default_rng(0)
     weights = (vector + rng.normal(0, 0.05, vector.size)).astype(np.float32)
 
