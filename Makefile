@@ -92,6 +92,10 @@ format: setup-test ## let ruff put the code into its format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: docs
+docs: setup-test ## make the tables in docs/ anew that repeat what the code says
+	@$(BIN)/python -m docs.tables
+
 .PHONY: lock
 lock: ## lock the newest fitting versions of all dependencies
 	@requirements/lock.sh

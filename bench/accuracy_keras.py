@@ -26,6 +26,7 @@ from bench.tables import report
 from data_shards.build import build
 from data_shards.datasets import load_dataset
 from data_shards.shard import read_shard
+from edge_peer.shell.telemetry import peak_rss_bytes
 from edge_peer.trainers.artifacts import load_artifacts
 from models.export import load_module
 
@@ -45,7 +46,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=1, help="of the division, and of Keras's shuffling")
+    parser.add_argument("--seed", type=int, default=1, help="of the division")
+    parser.add_argument("--shuffle-seed", type=int, default=1, help="of Keras's shuffling")
     options = parser.parse_args()
 
     dataset = load_dataset(options.dataset, options.seed, print)
@@ -56,7 +58,7 @@ def main() -> None:
         examples = [(np.asarray(shard.x_train), shard.y_train) for shard in shards]
 
     artifacts = load_artifacts(ROOT / "models/artifacts/image_cnn")
-    keras.utils.set_random_seed(options.seed)
+    keras.utils.set_random_seed(options.shuffle_seed)
     model = load_module(ROOT / "models/image_cnn.py").build()
     model.compile(
         optimizer=keras.optimizers.SGD(options.learning_rate),
@@ -77,7 +79,15 @@ def main() -> None:
         seconds = time.perf_counter() - started
         model.set_weights(list(artifacts.layout.split(vector).values()))
         loss, accuracy = model.evaluate(dataset.x_test, dataset.y_test, batch_size=1000, verbose=0)
-        rows.append({"round": round_, "accuracy": float(accuracy), "loss": float(loss), "training_s": seconds})
+        rows.append(
+            {
+                "round": round_,
+                "accuracy": float(accuracy),
+                "loss": float(loss),
+                "training_s": seconds,
+                "rss_peak_mb": peak_rss_bytes() / 1e6,
+            }
+        )
     report(
         "accuracy_keras",
         f"Keras {keras.__version__}, {options.peers} clients of {options.examples} examples ({options.split}, seed "

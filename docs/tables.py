@@ -1,4 +1,4 @@
-"""The tables in the documents that say what the code says: `python docs/tables.py` writes them anew (`make docs`).
+"""The tables in the documents that say what the code says: `make docs` writes them anew.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the tests fail when one is not what this makes.
 """

@@ -1,0 +1,9 @@
+"""Run every benchmark: `make bench`."""
+
+from __future__ import annotations
+
+from bench import accuracy, failover, memory, rounds
+
+if __name__ == "__main__":
+    for benchmark in (rounds, failover, memory, accuracy):
+        benchmark.main()
