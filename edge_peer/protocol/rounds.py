@@ -40,7 +40,7 @@ from edge_peer.protocol.messages import (
     Round,
     UpdateOffer,
 )
-from edge_peer.protocol.selection import select, why_not
+from edge_peer.protocol.selection import NOT_PICKED, select, why_not
 from edge_peer.protocol.state import RunRecord
 from edge_peer.protocol.topics import ROUND
 
@@ -298,9 +298,7 @@ class Controller:
     def _resume(self, newest: ModelRef | None, holder: str, known: RunRecord | None) -> None:
         """Go on with the unfinished run from its newest model."""
         context = self._context
-        if newest is None or (
-            known is not None and (known.number, known.run_id) > (newest.run_number, newest.run_id)
-        ):
+        if newest is None or (known is not None and (known.number, known.run_id) > (newest.run_number, newest.run_id)):
             # Nobody got further than the initial weights, which everyone has.
             assert known is not None
             newest = ModelRef(known.run_id, known.number, 0, self.term, context.settings.initial_sha256)
@@ -324,7 +322,9 @@ class Controller:
         able = self._able()
         # Who has not heard yet that the last run is over may only still want that one.
         over = context.finished_number()
-        wanting = [peer for peer, it in context.everyone().items() if it.wants_run and peer in able and it.finished >= over]
+        wanting = [
+            peer for peer, it in context.everyone().items() if it.wants_run and peer in able and it.finished >= over
+        ]
         needed = max(settings.min_peers, settings.run.updates_min)
         if len(wanting) < settings.min_peers or len(able) < settings.run.updates_min:
             self._wait_because(f"waiting for peers: {len(wanting)} of {needed} want a run and can train")
@@ -495,7 +495,7 @@ class Controller:
                 reasons[peer] = "offline"
             else:
                 why = why_not(presence, context.settings.model_digest)
-                reasons[peer] = (context.roster.suspicion(peer) or why or "not picked for this round")[:300]
+                reasons[peer] = (context.roster.suspicion(peer) or why or NOT_PICKED)[:300]
         return reasons
 
     def _outstanding(self) -> list[str]:
@@ -564,6 +564,7 @@ class Controller:
         self._enter(REPORTING)
         overdue_s = self._context.now_s + self._context.timing.final_report_s
         self._deadline_s = float("inf") if self._complete else overdue_s
+
     def _step_reporting(self) -> None:
         context = self._context
         assert self._base is not None

@@ -8,6 +8,15 @@ from collections.abc import Mapping
 
 from edge_peer.protocol.messages import Presence, RunSettings
 
+NOT_PICKED = "not picked for this round"
+NOT_WILLING = "not willing to train"
+NO_EXAMPLES = "no training examples"
+
+
+def is_choice(reason: str, note: str) -> bool:
+    """Whether a peer with this note is not in the round by choice, its own or the controller's, so that all is well."""
+    return reason in (NOT_PICKED, NOT_WILLING, NO_EXAMPLES) or (note != "" and reason == note)
+
 
 def why_not(presence: Presence, model_digest: str) -> str:
     """Why this peer cannot train for a controller whose model has this digest; empty: it can."""
@@ -17,9 +26,9 @@ def why_not(presence: Presence, model_digest: str) -> str:
             f"{model_digest[:12]}: deploy the same artifacts to both"
         )
     if not presence.train:
-        return presence.note or "not willing to train"
+        return presence.note or NOT_WILLING
     if presence.examples < 1:
-        return "no training examples"
+        return NO_EXAMPLES
     return ""
 
 

@@ -26,6 +26,7 @@ from edge_peer.protocol.messages import (
     Round,
     UpdateOffer,
 )
+from edge_peer.protocol.selection import is_choice
 from edge_peer.protocol.state import RunRecord
 from edge_peer.protocol.topics import EVALUATION, MODEL
 
@@ -54,6 +55,7 @@ class Trainer:
         self._handed_in: str | None = None
         self._outbox: UpdateOffer | None = None
         self._reported_missing: tuple[int, int, int] | None = None
+        self._reported_s = float("-inf")
         self._reported_ahead: tuple[int, str] | None = None
         self._other_model: str | None = None
         self._wake_s = float("inf")
@@ -151,8 +153,8 @@ class Trainer:
         same = document.model_digest == settings.model_digest
         if not same and self._other_model != document.model_digest:
             self._context.log(
-                f"takes no part: {controller}'s model {document.model_id} has digest {document.model_digest[:12]}, this "
-                f"peer's {settings.model_id} has {settings.model_digest[:12]}: deploy the same artifacts to both",
+                f"takes no part: {controller}'s model {document.model_id} has digest {document.model_digest[:12]}, "
+                f"this peer's {settings.model_id} has {settings.model_digest[:12]}: deploy the same artifacts to both",
                 "WARNING",
             )
         self._other_model = None if same else document.model_digest
@@ -213,11 +215,15 @@ class Trainer:
             context.emit(do.PublishModel(held, retained=False))
 
     def _answer_if_missed(self, document: Round) -> None:
-        """Taken for gone, but here: say so, once for each opening of a round."""
+        """Taken for gone, but here: say so, at once for each opening of a round, and again while it does not help."""
         context = self._context
+        reason = document.missing.get(context.peer)
+        if reason is None or is_choice(reason, context.presence().note):
+            return
         opening = (document.term, document.round, document.attempt)
-        if context.peer in document.missing and self._reported_missing != opening:
+        if self._reported_missing != opening or context.now_s >= self._reported_s + context.timing.resend_s:
             self._reported_missing = opening
+            self._reported_s = context.now_s
             context.publish_presence(always=True)
 
     def _ask_for_model(self) -> None:

@@ -17,7 +17,7 @@ def failure(seed: int, peer_type: type[Peer] = Peer, transcript: Callable[[str],
     """What is wrong with a seed, in one line that says how to replay it; empty: nothing."""
     try:
         World(Scenario.draw(seed), peer_type, transcript).run()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever is raised is this seed's failure
         if transcript is not None:
             transcript(traceback.format_exc())
         return f"{type(error).__name__}: {error} - replay: python -m tests.sim {seed} --verbose"

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from tests.sim.clock import Schedule
 
-
 STORE_EVERY_S = 4.0
 
 

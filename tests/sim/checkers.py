@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Place = tuple[int, str, int, int]
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - it is a finding, not an error of this program
     """A promise of the protocol is broken."""
 
 
@@ -55,6 +55,8 @@ class Checkers:
         self._reasons: dict[tuple[str, str], str] = {}
         self._trained: dict[tuple[str, str], int] = {}
         self._believed: dict[tuple[str, str, int, str], int] = {}
+        self._lease: dict[tuple[str, str], float] = {}
+        self._said: dict[tuple[str, str, int, int], float] = {}
         self._merging: dict[tuple[str, str], do.Aggregate] = {}
         self._numbers: dict[str, int] = {}
         self.made: dict[str, Made] = {}
@@ -104,10 +106,32 @@ class Checkers:
             self._rises(self._held, process.name, command.ref.order, "newest model on the disk")
         elif isinstance(command, do.StartTraining):
             self._training(process, command.key)
+        elif isinstance(command, do.PublishUpdate):
+            if command.offer.term < process.board.saved.elected_term:
+                raise Violation(f"{process.name} sends an update to term {command.offer.term}, which is over")
         elif isinstance(command, do.Aggregate):
             self._aggregate(process, command)
+        elif isinstance(command, do.LogRound) and command.event == "committed":
+            self._has_lease(process)
+        elif isinstance(command, do.LogRound) and command.event == "finished" and "openings" in str(command.fields):
+            # No scenario is so bad: whoever is alive answers long before.
+            raise Violation(f"{process.name} ends the run in vain: {command.fields}")
+
+    def echoed(self, process: Process, document: Round) -> None:
+        """A board reads its own round document, sent back by the broker: the lease runs from when it was sent."""
+        sent_s = self._said.get((process.name, document.session, document.term, document.beat), float("-inf"))
+        key = (process.name, process.session)
+        self._lease[key] = max(self._lease.get(key, float("-inf")), sent_s)
+
+    def _has_lease(self, process: Process) -> None:
+        timing = process.world.scenario.timing
+        age_s = process.now_s - self._lease.get((process.name, process.session), float("-inf"))
+        if age_s > timing.lease_s + timing.settle_s:
+            raise Violation(f"{process.name} commits; the broker has not answered it for {age_s:.2f} s")
 
     def _vote(self, process: Process, vote: Vote) -> None:
+        # The first lease of a controller runs from its election.
+        self._lease[process.name, process.session] = process.now_s
         key = (process.name, vote.term)
         if self._votes.setdefault(key, vote.candidate) != vote.candidate:
             raise Violation(f"{process.name} votes in term {vote.term} for {vote.candidate} after {self._votes[key]}")
@@ -123,6 +147,7 @@ class Checkers:
             holder = self._controllers.setdefault(document.term, (name, process.session))
             if holder != (name, process.session):
                 raise Violation(f"term {document.term} has two controllers: {holder} and {(name, process.session)}")
+        self._said[name, document.session, document.term, document.beat] = process.now_s
         if document.run_id is None:
             return
         if self._numbers.setdefault(document.run_id, document.run_number) != document.run_number:

@@ -9,363 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
-
-from aggregator_core import RefusedUpdateError, weighted_mean
-from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import FINISHED, ModelRef, Report, Start, Stop, decode, encode
+from edge_peer.protocol.messages import FINISHED, Start, Stop, encode
 from edge_peer.protocol.peer import FOLLOWING, LEADING, Peer
 from edge_peer.protocol.settings import PeerSettings
-from edge_peer.protocol.state import SavedState
-from edge_peer.protocol.topics import MODEL, PRESENCE, RETAINED, START, STOP, UPDATE
+from edge_peer.protocol.topics import START, STOP
 from tests.sim import scenario as sc
-from tests.sim.broker import Broker, Connection, Packet
-from tests.sim.checkers import Checkers, Made, Violation
-from tests.sim.clock import BoardClock, Schedule
+from tests.sim.broker import Broker
+from tests.sim.checkers import Checkers, Violation
+from tests.sim.clock import Schedule
+from tests.sim.process import INITIAL, Board, Process, digest_of
 
-RECONNECT_S = (0.05, 0.5)
-#: A timer that is due again at once without anything having changed is a busy loop.
-SPINS_MAX = 3
 ACTIONS_MAX = 400_000
-
-
-def digest_of(vector: np.ndarray) -> str:
-    """SHA-256 of a vector's bytes."""
-    return hashlib.sha256(vector.tobytes()).hexdigest()
-
-
-INITIAL = np.zeros(4, np.float32)
-
-
-class Crash(Exception):  # noqa: N818 - it is no error of the product
-    """The process dies at this command."""
-
-
-class Worker:
-    """Trains and evaluates one job after another, as the daemon's thread does; a job takes virtual time."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._jobs: deque[do.StartTraining | do.StartEvaluation] = deque()
-        self._busy = False
-        self._cancelled: set[ev.TrainingKey] = set()
-
-    def submit(self, job: do.StartTraining | do.StartEvaluation) -> None:
-        """Add a job behind those that wait."""
-        if isinstance(job, do.StartTraining):
-            self._cancelled.discard(job.key)
-        self._jobs.append(job)
-        self._next()
-
-    def cancel(self, key: ev.TrainingKey) -> None:
-        """Let go of a training."""
-        self._cancelled = {key}
-
-    def _next(self) -> None:
-        if self._busy or not self._jobs:
-            return
-        self._busy = True
-        world, board = self._process.world, self._process.board
-        low, high = board.facts.training_s
-        evaluating = isinstance(self._jobs[0], do.StartEvaluation)
-        world.schedule.after(world.rng.uniform(low, high) * (0.1 if evaluating else 1), self._done)
-
-    def _done(self) -> None:
-        job = self._jobs.popleft()
-        self._busy = False
-        if self._process.alive:
-            if isinstance(job, do.StartEvaluation):
-                self._process.post(ev.ModelEvaluated(job.ref, self._report(job.ref.sha256, job.ref.round), 0.01))
-            elif job.key not in self._cancelled:
-                self._train(job)
-            self._next()
-
-    def _train(self, job: do.StartTraining) -> None:
-        process, facts = self._process, self._process.board.facts
-        key = job.key
-        if process.world.rng.random() < facts.fails:
-            process.post(ev.TrainingFailed(key, "the loss diverged"))
-            return
-        nonce = "" if facts.repeatable else f"{process.session} {process.world.rng.random()}"
-        seed = hashlib.sha256(f"{process.name} {key} {nonce}".encode()).digest()[:16]
-        change = np.frombuffer(seed, np.uint32).astype(np.float32) / np.float32(2**32) - np.float32(0.5)
-        digest, examples = digest_of(change), 10 + 7 * int(process.name[1:])
-        process.world.checkers.made[digest] = Made(process.name, key, examples, change)
-        process.own = (digest, change)
-        process.post(ev.TrainingDone(key, digest, examples, 1.0 / key.round, 0.1))
-        process.post(ev.LocalEvaluated(key, self._report(digest, key.round)))
-
-    def _report(self, digest: str, round_: int) -> Report:
-        wobble = int(digest[:2], 16) / 2560
-        return Report(min(1.0, 0.2 + 0.15 * round_ + wobble), 1.0, 5)
-
-
-class Board:
-    """What outlives a process: the disk and the clock."""
-
-    def __init__(self, facts: sc.Board) -> None:
-        self.facts = facts
-        self.clock = BoardClock(facts.clock_offset_s, facts.clock_rate)
-        self.saved = SavedState()
-        self.held: ModelRef | None = None
-        self.vector: np.ndarray | None = None
-        self.starts = 0
-        self.last_run: str | None = None
-
-
-class Process:
-    """One daemon from its start to its end: the fake shell around a real `Peer`."""
-
-    def __init__(self, world: World, board: Board, peer_type: type[Peer]) -> None:
-        self.world, self.board, self.name = world, board, board.facts.name
-        board.starts += 1
-        self.session = f"{self.name}-{board.starts}"
-        state = replace(SavedState.decode(board.saved.encode()), held=board.held)
-        world.checkers.restarted(self.name, state.finished, state.elected_term, state.held)
-        self.models: dict[str, np.ndarray] = {digest_of(INITIAL): INITIAL}
-        if board.held is not None and board.vector is not None:
-            self.models[board.held.sha256] = board.vector
-        self.updates: dict[str, np.ndarray] = {}
-        self.own: tuple[str, np.ndarray] | None = None
-        self.peer = peer_type(world.settings(board, self.session), state, random.Random(world.rng.random()), world.stamp)
-        self.alive = True
-        self.hung = False
-        self.connection: Connection | None = None
-        self.accepted = False
-        #: Faults that wait for a command: (commands to go, what happens).
-        self.trap: tuple[int, str] | None = None
-        self._inbox: deque[ev.Event | tuple[ev.Event, np.ndarray]] = deque()
-        self._commands: deque[do.Command] = deque()
-        self._running = False
-        self._now_s = float("-inf")
-        self._armed_s: float | None = None
-        self._spins = 0
-        self._worker = Worker(self)
-        self._connect()
-
-    # ------------------------------------------------------------------ the connection
-
-    def _connect(self) -> None:
-        world = self.world
-        if not self.alive or self.connection is not None:
-            return
-        if self.hung or not world.broker.reachable(self.name):
-            world.schedule.after(world.rng.uniform(*RECONNECT_S), self._connect)
-            return
-        self.connection = world.broker.connect(self.name, self, (PRESENCE, encode(self.peer.will())))
-
-    def on_accepted(self, connection: Connection) -> None:
-        """CONNACK."""
-        if connection is self.connection and self.alive:
-            self.accepted = True
-            self.post(ev.Connected())
-
-    def on_closed(self, connection: Connection) -> None:
-        """The socket is closed."""
-        if connection is not self.connection or not self.alive:
-            return
-        self.connection = None
-        if self.accepted:
-            self.accepted = False
-            self.post(ev.Disconnected())
-        self.world.schedule.after(self.world.rng.uniform(*RECONNECT_S), self._connect)
-
-    def on_packet(self, connection: Connection, packet: Packet) -> None:
-        """A message: what the daemon's inbox makes of it."""
-        if connection is not self.connection or not self.alive:
-            return
-        if packet.kind == MODEL:
-            if packet.payload is not None:
-                self.post_with(ev.ModelReceived(packet.peer, packet.payload[0]), packet.payload[1])
-        elif packet.kind == UPDATE:
-            offer, change, problem = packet.payload
-            self.post_with(ev.UpdateReceived(packet.peer, offer, problem), change)
-        else:
-            document = decode(packet.kind, packet.payload) if packet.payload is not None else None
-            self.post(ev.DocumentReceived(packet.peer, packet.kind, document, packet.retained))
-
-    def send(self, *item: Any) -> None:
-        """To the broker, if there is a connection; what is lost is said again by the protocol."""
-        if self.connection is not None and self.accepted:
-            self.connection.send(*item)
-
-    # ------------------------------------------------------------------ the loop
-
-    def post_with(self, event: ev.Event, vector: np.ndarray) -> None:
-        """A message with a vector came; it is decoded when its turn comes."""
-        self._inbox.append((event, vector))
-        self.drain()
-
-    def post(self, event: ev.Event) -> None:
-        """Something happened."""
-        self._inbox.append(event)
-        self.drain()
-
-    def drain(self) -> None:
-        """Handle what is in the inbox, unless the process hangs."""
-        if self._running or self.hung or not self.alive:
-            return
-        self._running = True
-        try:
-            self._run_commands()
-            while self._inbox and self.alive and not self.hung:
-                event = self._inbox.popleft()
-                self._handle(self._keep_vector(*event) if isinstance(event, tuple) else event)
-        except Crash:
-            self.world.kill(self, power=False)
-        finally:
-            self._running = False
-        self._arm()
-
-    def _keep_vector(self, event: ev.Event, vector: np.ndarray) -> ev.Event:
-        """What the daemon's inbox does when it decodes a message."""
-        if isinstance(event, ev.ModelReceived):
-            self.models.setdefault(event.ref.sha256, vector)
-        elif isinstance(event, ev.UpdateReceived) and not event.problem:
-            self.updates[event.offer.digest] = vector
-        return event
-
-    def _handle(self, event: ev.Event) -> None:
-        now_s = self._now_s = max(self.board.clock.read_s(self.world.schedule.now_s), self._now_s)
-        self.world.trace(self, f"<- {_brief(event)}")
-        commands = self.peer.handle(event, now_s)
-        self.world.checkers.after(self)
-        self._commands.extend(commands)
-        self._run_commands()
-
-    def _run_commands(self) -> None:
-        while self._commands and self.alive and not self.hung:
-            if self.trap is not None:
-                self._spring()
-                if self.hung:
-                    return
-            command = self._commands.popleft()
-            if not isinstance(command, do.SetStatus):
-                self.world.trace(self, f"-> {_brief(command)}")
-            self.world.checkers.before(self, command)
-            self._do(command)
-
-    def _spring(self) -> None:
-        assert self.trap is not None
-        left, what = self.trap
-        self.trap = (left - 1, what) if left else None
-        if left:
-            return
-        if what == "crash":
-            self.world.trace(self, "!! crashes before the next command")
-            raise Crash
-        self.world.hang(self)
-
-    def _arm(self) -> None:
-        """Set the timer for the peer's next deadline."""
-        deadline_s = self.peer.next_deadline_s()
-        if not self.alive or self.hung or deadline_s is None or deadline_s == self._armed_s:
-            return
-        self._armed_s = deadline_s
-
-        def fire() -> None:
-            if self.alive and not self.hung and self._armed_s == deadline_s:
-                self._fire(deadline_s)
-
-        self.world.schedule.at(self.board.clock.world_s(deadline_s), fire)
-
-    def _fire(self, deadline_s: float) -> None:
-        self._armed_s = None
-        # Rounding between two clocks must not make a timer fire a little early.
-        self._now_s = max(self._now_s, deadline_s)
-        self.post(ev.TimerFired())
-        after_s = self.peer.next_deadline_s()
-        self._spins = self._spins + 1 if after_s is not None and after_s <= self._now_s else 0
-        if self._spins > SPINS_MAX:
-            raise Violation(f"{self.name} ({self.peer.role}) asks for a timer that is due for ever: a busy loop")
-
-    def resume(self) -> None:
-        """SIGCONT: goes on where it was, with either the timer or the messages first."""
-        self.hung = False
-        self._armed_s = None
-        deadline_s = self.peer.next_deadline_s()
-        late = deadline_s is not None and self.board.clock.read_s(self.world.schedule.now_s) >= deadline_s
-        if late and self.world.rng.random() < 0.5:
-            self._inbox.appendleft(ev.TimerFired())
-        self.drain()
-
-    # ------------------------------------------------------------------ commands
-
-    def _do(self, command: do.Command) -> None:
-        board = self.board
-        if isinstance(command, do.Subscribe):
-            self.send("subscribe", command.kinds)
-        elif isinstance(command, do.Unsubscribe):
-            self.send("unsubscribe", command.kinds)
-        elif isinstance(command, do.Publish):
-            payload = encode(command.document) if command.document is not None else None
-            self.send("publish", command.kind, payload, command.kind in RETAINED)
-        elif isinstance(command, do.PublishModel):
-            vector = self.models.get(command.ref.sha256)
-            if vector is None:
-                raise Violation(f"{self.name} publishes a model that it does not hold: {command.ref}")
-            self.send("publish", MODEL, (command.ref, vector), command.retained)
-        elif isinstance(command, do.ClearModel):
-            self.send("publish", MODEL, None, True)
-        elif isinstance(command, do.PublishUpdate):
-            self._publish_update(command)
-        elif isinstance(command, do.SaveState):
-            board.saved = replace(command.state, held=None)
-        elif isinstance(command, do.SaveModel):
-            vector = self.models.get(command.ref.sha256)
-            if vector is None:
-                raise Violation(f"{self.name} saves a model that it does not hold: {command.ref}")
-            board.held, board.vector = command.ref, vector
-        elif isinstance(command, do.KeepModels):
-            keep = command.digests | {digest_of(INITIAL)}
-            self.models = {digest: vector for digest, vector in self.models.items() if digest in keep}
-        elif isinstance(command, do.KeepUpdates):
-            self.updates = {digest: it for digest, it in self.updates.items() if digest in command.digests}
-        elif isinstance(command, do.StartTraining | do.StartEvaluation):
-            self._submit(command)
-        elif isinstance(command, do.CancelTraining):
-            self._worker.cancel(command.key)
-        elif isinstance(command, do.Aggregate):
-            self._aggregate(command)
-        elif isinstance(command, do.RunFinished):
-            board.last_run = command.ref.run_id
-        elif isinstance(command, do.Exit):
-            self.send("disconnect")
-            self.alive = False
-
-    def _submit(self, command: do.StartTraining | do.StartEvaluation) -> None:
-        digest = command.key.base if isinstance(command, do.StartTraining) else command.ref.sha256
-        if digest not in self.models:
-            raise Violation(f"{self.name} starts work on a model that it does not hold: {command}")
-        self._worker.submit(command)
-
-    def _publish_update(self, command: do.PublishUpdate) -> None:
-        if self.own is None or self.own[0] != command.offer.digest:
-            raise Violation(f"{self.name} sends an update that it does not hold: {command.offer}")
-        bad = self.world.rng.random() < self.board.facts.bad
-        self.send("publish", UPDATE, (command.offer, self.own[1], "value 0 is not finite" if bad else ""), False)
-
-    def _aggregate(self, command: do.Aggregate) -> None:
-        own = dict([self.own]) if self.own is not None else {}
-        base = self.models.get(command.base)
-        changes = [self.updates.get(digest, own.get(digest)) for _, digest, _ in command.updates]
-        try:
-            if base is None or any(change is None for change in changes):
-                raise RefusedUpdateError("the base or an update is not held any more")
-            mean = weighted_mean(changes, [count for _, _, count in command.updates])
-        except RefusedUpdateError as error:
-            self._inbox.appendleft(ev.AggregateFailed(command.term, command.run_id, command.round, str(error)))
-            return
-        vector = (base + mean).astype(np.float32)
-        digest = digest_of(vector)
-        self.models[digest] = self.world.checkers.vectors[digest] = vector
-        self._inbox.appendleft(ev.AggregateReady(command.term, command.run_id, command.round, digest))
 
 
 class World:
@@ -473,13 +130,14 @@ class World:
         lost = [it.name for it in alive if it is not leader and it.peer.role != FOLLOWING]
         if lost:
             return f"{lost} do not follow {leader.name}"
-        for it in alive:
-            run = it.peer.state.run
-            if run is not None and run.number > it.peer.state.finished:
-                return f"{it.name} is in run {run.run_id}, which is not finished"
         document = leader.peer.controller.document if leader.peer.controller is not None else None
         if document is None:
             return f"{leader.name} has said nothing"
+        for it in alive:
+            run = it.peer.state.run
+            same = it.peer.will().model_digest == document.model_digest
+            if same and run is not None and run.number > it.peer.state.finished:
+                return f"{it.name} is in run {run.run_id}, which is not finished"
         wanting = self._wanting(alive, document.model_digest)
         if wanting >= max(self.scenario.min_peers, 1):
             return f"{wanting} want a run; the controller's document is {document.state} ({document.reason})"
@@ -491,7 +149,7 @@ class World:
 
     @staticmethod
     def _wanting(alive: list[Process], digest: str) -> int:
-        presences = [it.peer._context.presence() for it in alive]
+        presences = [it.peer.will() for it in alive]
         return sum(it.wants_run and it.train and it.model_digest == digest for it in presences)
 
     # ------------------------------------------------------------------ faults
@@ -624,7 +282,7 @@ class World:
     def _restart_broker(self, kind: str) -> None:
         if not self.broker.up:
             return
-        storage = {"all": "all", "old": "stored", "no": "none"}[kind.split(", ")[1].split()[0]]
+        storage = {"all": "all", "old": "stored", "no": "none"}[kind.split(", ")[1].split(maxsplit=1)[0]]
         self.broker.stop(storage)
         self.schedule.after(self.rng.choice((0.0, 0.5, 3.0)), self.broker.start)
 
@@ -653,19 +311,3 @@ class World:
             if process is not None and process.alive:
                 process.post(ev.HealthChanged(True, ""))
             self.power_on(self.boards[name])
-
-
-def _brief(it: object) -> str:
-    """An event or command in one line."""
-    text = repr(it)
-    for field in ("model_digest", "parts", "settings", "score", "model_id", "test_examples"):
-        start = text.find(f"{field}=")
-        while start >= 0:
-            end = start
-            depth = 0
-            while end < len(text) and not (depth == 0 and text[end] in ",)"):
-                depth += (text[end] in "({[") - (text[end] in ")}]")
-                end += 1
-            text = text[:start] + text[end:].removeprefix(", ")
-            start = text.find(f"{field}=")
-    return text

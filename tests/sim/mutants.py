@@ -1,0 +1,160 @@
+"""Cores that are broken on purpose: each breaks one promise, and the checkers must notice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from edge_peer.protocol import commands as do
+from edge_peer.protocol import election as election_module
+from edge_peer.protocol import events as ev
+from edge_peer.protocol.context import Context
+from edge_peer.protocol.election import Election, choose
+from edge_peer.protocol.messages import ModelRef, Round, UpdateOffer, Vote
+from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.rounds import Controller
+from edge_peer.protocol.settings import PeerSettings
+from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.topics import VOTE
+from edge_peer.protocol.training import Trainer
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One broken core.
+
+    Attributes:
+        caught_as: Part of the complaint that must come, so that it is caught for what it does.
+        owner: What is patched, in its `attribute`, by `broken`.
+        profile: The kind of scenario that shows it soonest.
+    """
+
+    name: str
+    caught_as: str
+    owner: Any
+    attribute: str
+    broken: Callable[..., Any]
+    profile: str = "everything"
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """The core is broken while this lasts."""
+        with patch.object(self.owner, self.attribute, self.broken):
+            yield
+
+
+# The sound parts, which the broken ones call.
+_step = Election.step
+_peer_init = Peer.__init__
+_handle = Peer.handle
+_best_controller = Peer._best_controller
+_open = Controller._open
+_send = Trainer._send
+_emit = Context.emit
+
+
+def _votes_twice(self: Election) -> bool:
+    won = _step(self)
+    state = self._context.state
+    best = choose(self._fresh())
+    if self.active and state.voted_term == self.term and best not in (None, state.voted_for):
+        self._context.save(voted_for=best)
+        self._context.emit(do.Publish(VOTE, Vote(self._context.settings.session, self.term, best)))
+    return won
+
+
+def _forgets_its_vote(
+    self: Peer, settings: PeerSettings, state: SavedState, rng: random.Random, stamp: Callable[[], str]
+) -> None:
+    _peer_init(self, settings, replace(state, voted_term=0, voted_for=""), rng, stamp)
+
+
+def _follows_old_terms(self: Peer, peer: str, document: Round) -> None:
+    self._context.learn(document)
+    self._context.rounds[peer] = (document, self._context.now_s)
+
+
+def _best_of_any_term(self: Peer) -> str | None:
+    context = self._context
+    state, context.state = context.state, replace(context.state, elected_term=0)
+    best = _best_controller(self)
+    context.state = state
+    return best
+
+
+def _does_not_step_down(self: Peer) -> str | None:
+    return None if self._controller is not None else _best_controller(self)
+
+
+def _counts_twice(self: Context, command: do.Command) -> None:
+    if isinstance(command, do.Aggregate):
+        command = replace(command, updates=(command.updates[0], *command.updates))
+    _emit(self, command)
+
+
+def _counts_wrong_weights(self: Context, command: do.Command) -> None:
+    if isinstance(command, do.Aggregate):
+        command = replace(command, updates=tuple((peer, digest, 1) for peer, digest, _ in command.updates))
+    _emit(self, command)
+
+
+def _takes_any_round(self: Controller, peer: str, offer: UpdateOffer) -> str:
+    return "" if self.phase == "training" and peer in self._participants else "no round is open"
+
+
+def _saves_last(self: Peer, event: ev.Event, now_s: float) -> tuple[do.Command, ...]:
+    return tuple(sorted(_handle(self, event, now_s), key=lambda it: isinstance(it, do.SaveModel)))
+
+
+def _saves_no_state(self: Context, **changes: object) -> None:
+    self.state = replace(self.state, **changes)
+
+
+def _goes_back(self: Trainer, base: ModelRef) -> bool:
+    return False
+
+
+def _never_closes(self: Controller) -> None:
+    _open(self)
+    self._deadline_s = float("inf")
+
+
+def _sends_once(self: Trainer, controller: str, document: Round, update: ev.TrainingDone) -> None:
+    sent = self.__dict__.setdefault("sent_once", set())
+    if update.key not in sent:
+        sent.add(update.key)
+        _send(self, controller, document, update)
+
+
+#: A mutant must be caught within so many scenarios of its profile.
+SEEDS_MAX = 150
+
+MUTANTS = (
+    Mutant("votes twice in a term", "votes in term", Election, "step", _votes_twice),
+    Mutant("forgets its vote over a restart", "votes in term", Peer, "__init__", _forgets_its_vote),
+    Mutant("elects with one vote", "two controllers", election_module, "quorum", lambda roster, seen: 1),
+    Mutant("follows controllers of old terms", "which is over", Peer, "_best_controller", _best_of_any_term, "network"),
+    Mutant("does not step down", "controllers: [", Peer, "_best_controller", _does_not_step_down, "network"),
+    Mutant("counts an update twice", "not each once", Context, "emit", _counts_twice),
+    Mutant("counts every update alike", "that was made for", Context, "emit", _counts_wrong_weights),
+    Mutant(
+        "takes updates of other rounds",
+        "that was made for",
+        Controller,
+        "_not_for_this_round",
+        _takes_any_round,
+        "operator",
+    ),
+    Mutant("publishes before it saves", "its disk holds", Peer, "handle", _saves_last),
+    Mutant("does not save its state", "its disk does not hold", Context, "save", _saves_no_state),
+    Mutant("commits without a lease", "has not answered", Controller, "_has_lease", lambda self: True, "hangs"),
+    Mutant("goes back a round", "after round", Trainer, "_is_ahead", _goes_back, "network"),
+    Mutant("never closes a round", "without faults", Controller, "_open", _never_closes, "operator"),
+    Mutant("never sends an update again", "in vain", Trainer, "_send", _sends_once, "network"),
+    Mutant("goes on with a finished run", "knows as finished", Context, "is_finished", lambda self, record: False),
+    Mutant("wakes for what is past", "busy loop", Trainer, "next_deadline_s", lambda self: self._context.now_s),
+)

@@ -1,0 +1,156 @@
+"""Whole federations in the simulator: hundreds of seeds, broken cores that must be caught, rounds without waiting."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from edge_peer.protocol import events as ev
+from edge_peer.protocol.messages import FINISHED, TRAINING, Round, RunSettings, decode
+from edge_peer.protocol.topics import ROUND
+from tests.sim.__main__ import failure, main
+from tests.sim.broker import Weather
+from tests.sim.mutants import MUTANTS, SEEDS_MAX, Mutant
+from tests.sim.scenario import PROFILES, Board, Scenario
+from tests.sim.world import World
+
+SEEDS = 420
+CHUNK = 35
+DELAY_S = 0.001
+
+
+@pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
+def test_every_invariant_holds_and_every_run_ends(start: int) -> None:
+    failures = [why for seed in range(start, start + CHUNK) if (why := failure(seed))]
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_broken_core_is_caught(mutant: Mutant) -> None:
+    profile = list(PROFILES).index(mutant.profile)
+    seeds = [profile + len(PROFILES) * number for number in range(SEEDS_MAX)]
+    with mutant.installed():
+        complaint = next((why for seed in seeds if mutant.caught_as in (why := failure(seed))), "")
+    assert complaint, f"{mutant.name}: not caught as {mutant.caught_as!r} in {SEEDS_MAX} seeds"
+
+
+def test_the_same_seed_is_the_same_world() -> None:
+    transcripts: list[list[str]] = [[], []]
+    for transcript in transcripts:
+        assert failure(6, transcript=transcript.append) == ""
+    assert transcripts[0] == transcripts[1]
+    assert len(transcripts[0]) > 500
+
+
+def test_a_failing_seed_says_in_one_line_how_to_replay_it(capsys: pytest.CaptureFixture[str]) -> None:
+    mutant = next(it for it in MUTANTS if it.name == "counts an update twice")
+    with mutant.installed():
+        assert main(["0"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("replay: python -m tests.sim 0 --verbose")
+    assert len(printed) == 2
+    assert main(["0", "--verbose"]) == 0
+    assert re.search(r"\d p\d-1 +leading +-> Publish\(kind='round'", capsys.readouterr().out)
+
+
+def test_the_seeds_cover_all_kinds_of_fleets_and_faults() -> None:
+    scenarios = [Scenario.draw(seed) for seed in range(SEEDS)]
+    assert {len(it.boards) for it in scenarios} == {2, 3, 4, 5, 6, 7}
+    assert {it.profile for it in scenarios} == set(PROFILES)
+    assert {it.roster for it in scenarios} == {it.weather.reorder for it in scenarios} == {True, False}
+    assert any(it.dead for it in scenarios)
+    assert any(it.run.target_accuracy for it in scenarios)
+    assert {it.run.strategy for it in scenarios} == {"all", "fraction", "fastest", "least_used"}
+
+
+# ---------------------------------------------------------------------- no waiting for timers where all answer
+
+
+class Listener(World):
+    """A calm world that notes when each round document reaches the broker."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario)
+        self.documents: list[tuple[float, str, Round]] = []
+        self.broker.on_publish = self._note
+
+    def _note(self, peer: str, kind: str, payload: bytes | None) -> None:
+        if kind == ROUND and payload is not None:
+            document = decode(kind, payload)
+            assert isinstance(document, Round)
+            self.documents.append((self.schedule.now_s, peer, document))
+
+    def go_until_round(self, number: int) -> float:
+        while not any(it.state == TRAINING and it.round == number for _, _, it in self.documents):
+            assert self.schedule.step()
+        return self.schedule.now_s
+
+
+def calm(boards: int, rounds: int) -> Listener:
+    run = RunSettings(rounds_max=rounds, round_deadline_s=100.0, updates_min=2)
+    fleet = tuple(Board(f"p{index + 1}", score=index, training_s=(0.0, 0.0)) for index in range(boards))
+    weather = Weather(delay_s_min=DELAY_S, delay_s_max=DELAY_S)
+    return Listener(Scenario(1, "calm", fleet, roster=True, min_peers=boards, run=run, weather=weather))
+
+
+def test_a_round_takes_two_ways_over_the_broker() -> None:
+    world = calm(boards=4, rounds=10)
+    world.run()
+    first_s = next(time_s for time_s, _, it in world.documents if it.state == TRAINING)
+    last_s = next(time_s for time_s, _, it in world.documents if it.state == FINISHED)
+    # Round document to the trainers and updates back, each from peer to broker to peer; a message in twenty is slow.
+    assert (last_s - first_s) / 10 < 2 * 2 * 5 * DELAY_S
+
+
+def test_the_end_of_a_run_waits_for_no_timer() -> None:
+    world = calm(boards=4, rounds=1)
+    world.run()
+    finished_s = next(time_s for time_s, _, it in world.documents if it.state == FINISHED)
+    while not world.documents[-1][2].complete:
+        assert world.schedule.step()
+    complete_s = world.documents[-1][0]
+    assert complete_s - finished_s < 2 * 2 * 5 * DELAY_S
+
+
+@pytest.mark.parametrize("cause", ["killed", "shut down"])
+def test_the_next_controller_needs_no_timer(cause: str) -> None:
+    world = calm(boards=5, rounds=50)
+    for board in world.boards.values():
+        world.power_on(board)
+    killed_s = world.go_until_round(3)
+    controller = next(it for it in world.processes.values() if it.peer.controller is not None)
+    if cause == "killed":
+        world.kill(controller, power=False)
+    else:
+        controller.post(ev.ShutdownRequested())
+    while not any(peer != controller.name for _, peer, _ in world.documents):
+        assert world.schedule.step()
+    _, _, document = next(it for it in world.documents if it[1] != controller.name)
+    # The will, the presences, the votes, the document: four ways.
+    assert world.schedule.now_s - killed_s < 4 * 2 * 5 * DELAY_S
+    assert (document.state, document.round) == (TRAINING, 3)
+    assert document.run_id == world.documents[-2][2].run_id
+
+
+def test_a_power_cut_costs_the_keepalive() -> None:
+    world = calm(boards=3, rounds=50)
+    for board in world.boards.values():
+        world.power_on(board)
+    cut_s = world.go_until_round(2)
+    controller = next(it for it in world.processes.values() if it.peer.controller is not None)
+    world.kill(controller, power=True)
+    while not any(peer != controller.name for _, peer, _ in world.documents):
+        assert world.schedule.step()
+    assert world.schedule.now_s - cut_s < 1.5 * world.scenario.weather.keepalive_s + 0.1
+
+
+def test_a_slow_board_is_not_waited_for_longer_than_the_deadline() -> None:
+    run = RunSettings(rounds_max=1, round_deadline_s=3.0, updates_min=2)
+    fleet = tuple(Board(f"p{index + 1}", training_s=(0.1, 0.1) if index else (50.0, 50.0)) for index in range(3))
+    world = Listener(Scenario(1, "calm", fleet, roster=True, min_peers=3, run=run, weather=Weather()))
+    world.run()
+    first_s = next(time_s for time_s, _, it in world.documents if it.state == TRAINING)
+    last_s, _, document = next(it for it in world.documents if it[2].state == FINISHED)
+    assert 3.0 <= last_s - first_s < 3.5
+    assert set(document.closed_accepted) == {"p2", "p3"}
