@@ -116,9 +116,10 @@ class Connection:
         except (OSError, ValueError) as error:
             raise BrokerError(f"{host}:{port}: {getattr(error, 'strerror', None) or error}") from None
         it = self.socket()
-        if it is not None:
-            # Small documents must not wait for the acknowledgement of the one before.
-            it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if it is None:
+            raise BrokerError(f"{host}:{port}: closed the connection at once; does it know this peer's certificate?")
+        # Small documents must not wait for the acknowledgement of the one before.
+        it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def socket(self) -> Any:
         """The socket to select on; None once it is closed."""
