@@ -11,6 +11,8 @@ from edge_peer.protocol.topics import is_name
 
 #: Integers that every JSON reader holds exactly (RFC 8259, section 6).
 INTEGER_MAX = 2**53 - 1
+#: Terms, runs, rounds and beats that others may claim; what this peer counts on from there still fits an integer.
+COUNT_MAX = 2**52
 TEXT_MAX = 500
 ENTRIES_MAX = 4096
 DOCUMENT_BYTES_MAX = 1 << 20
@@ -83,6 +85,10 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
             raise self._wrong(key, value, f"an integer from {minimum} to {maximum}")
         return value
+
+    def count(self, key: str, minimum: int = 0) -> int:
+        """A term, run, round or beat, with room to count on."""
+        return self.integer(key, minimum, COUNT_MAX)
 
     def number(self, key: str, minimum: float, maximum: float) -> float:
         """A finite number in [minimum, maximum]."""

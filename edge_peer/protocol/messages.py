@@ -51,9 +51,9 @@ class ModelRef:
         """Decode from JSON fields; raises RemoteProtocolError."""
         return cls(
             run_id=fields.name("run_id"),
-            run_number=fields.integer("run_number", 1),
-            round=fields.integer("round"),
-            term=fields.integer("term", 1),
+            run_number=fields.count("run_number", 1),
+            round=fields.count("round"),
+            term=fields.count("term", 1),
             sha256=fields.digest("sha256"),
         )
 
@@ -149,9 +149,9 @@ class Presence:
             model_digest=fields.digest("model_digest"),
             newest=ModelRef.read(fields.object("newest")) if fields.has("newest") else None,
             wants_run=fields.flag("wants_run"),
-            election=fields.integer("election"),
-            elected=fields.integer("elected"),
-            finished=fields.integer("finished"),
+            election=fields.count("election"),
+            elected=fields.count("elected"),
+            finished=fields.count("finished"),
             note=fields.text("note"),
         )
 
@@ -167,7 +167,7 @@ class Vote:
     @classmethod
     def read(cls, fields: Fields) -> Vote:
         """Decode from JSON fields; raises RemoteProtocolError."""
-        return cls(session=fields.name("session"), term=fields.integer("term", 1), candidate=fields.name("candidate"))
+        return cls(session=fields.name("session"), term=fields.count("term", 1), candidate=fields.name("candidate"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,17 +240,17 @@ class Round:
         """Decode from JSON fields; raises RemoteProtocolError."""
         document = cls(
             session=fields.name("session"),
-            term=fields.integer("term", 1),
-            beat=fields.integer("beat"),
+            term=fields.count("term", 1),
+            beat=fields.count("beat"),
             state=fields.one_of("state", STATES),
             model_id=fields.name("model_id"),
             model_digest=fields.digest("model_digest"),
             settings=RunSettings.read(fields.object("settings")),
             run_id=fields.name("run_id") if fields.has("run_id") else None,
-            run_number=fields.integer("run_number"),
-            round=fields.integer("round"),
+            run_number=fields.count("run_number"),
+            round=fields.count("round"),
             base=ModelRef.read(fields.object("base")) if fields.has("base") else None,
-            attempt=fields.integer("attempt"),
+            attempt=fields.count("attempt"),
             participants=fields.names("participants"),
             deadline_s=fields.number("deadline_s", 0, SECONDS_MAX),
             accepted=fields.texts("accepted"),
@@ -261,7 +261,7 @@ class Round:
             wanted_from=fields.name("wanted_from") if fields.has("wanted_from") else None,
             reason=fields.text("reason"),
             accuracy=fields.number("accuracy", 0, 1) if fields.has("accuracy") else None,
-            accuracy_round=fields.integer("accuracy_round"),
+            accuracy_round=fields.count("accuracy_round"),
             reports={peer: Report.read(report) for peer, report in fields.mapping("reports")},
             complete=fields.flag("complete"),
         )
@@ -309,8 +309,8 @@ class UpdateOffer:
         return cls(
             session=fields.name("session"),
             run_id=fields.name("run_id"),
-            term=fields.integer("term", 1),
-            round=fields.integer("round", 1),
+            term=fields.count("term", 1),
+            round=fields.count("round", 1),
             base=fields.digest("base"),
             digest=fields.digest("digest"),
             examples=fields.integer("examples", 1, 2**40),
@@ -337,7 +337,7 @@ class Evaluation:
         return cls(
             session=fields.name("session"),
             run_id=fields.name("run_id"),
-            round=fields.integer("round"),
+            round=fields.count("round"),
             sha256=fields.digest("sha256"),
             report=Report.read(fields.object("report")),
             final=fields.flag("final"),
@@ -366,7 +366,7 @@ class Start:
     @classmethod
     def read(cls, fields: Fields) -> Start:
         """Decode from JSON fields; raises RemoteProtocolError."""
-        return cls(after=fields.integer("after"))
+        return cls(after=fields.count("after"))
 
 
 Document = Presence | Vote | Round | Evaluation | Stop | Start

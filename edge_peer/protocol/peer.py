@@ -57,6 +57,8 @@ TRANSITIONS: dict[tuple[str, str], str] = {
 }
 EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, STOP, START)
 CONTROLLER_READS = (UPDATE, EVALUATION)
+#: More global models than this are never held; the oldest are of no use to anybody.
+MODELS_MAX = 8
 
 
 class Peer:
@@ -194,6 +196,8 @@ class Peer:
         if event.peer == context.peer:
             self._on_own_document(event)
             return
+        if not context.roster.admits(event.peer):
+            return
         if isinstance(document, Stop):
             context.stops[event.peer] = document
         elif event.kind == STOP:
@@ -278,6 +282,8 @@ class Peer:
         if sender is not None and sender.model_digest != context.settings.model_digest:
             return
         context.models.add(event.ref.sha256)
+        if len(context.models) > MODELS_MAX:
+            self._trainer.forget_models(event.ref.sha256)
         run = context.state.run
         if (run is not None and event.ref.run_id == run.run_id) or event.ref.run_number > context.finished_number():
             context.hold(event.ref)

@@ -106,6 +106,10 @@ class Roster:
         for peer in [peer for peer, member in self._members.items() if not member.confirmed]:
             del self._members[peer]
 
+    def admits(self, peer: str) -> bool:
+        """Whether there is room to remember anything of this peer."""
+        return self._member(peer) is not None
+
     def presence(self, peer: str) -> Presence | None:
         """The latest presence of a peer, online or not."""
         member = self._members.get(peer)

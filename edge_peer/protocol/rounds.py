@@ -569,9 +569,7 @@ class Controller:
         context = self._context
         assert self._base is not None
         assert self._run is not None
-        if self._base.sha256 in context.models:
-            context.hold(self._base)
-            self._publish_model()
+        self._publish_model()
         overdue = context.now_s >= self._deadline_s
         if not self._complete and (overdue or not self._evaluators() - set(self._reports)):
             self._complete = True
@@ -618,9 +616,11 @@ class Controller:
         self._participants = ()
 
     def _publish_model(self) -> None:
+        """Publish the base, saved first; not before it is here, when another controller committed it."""
         assert self._base is not None
-        if self._published != self._base.sha256:
+        if self._published != self._base.sha256 and self._base.sha256 in self._context.models:
             self._published = self._base.sha256
+            self._context.hold(self._base)
             self._context.emit(do.PublishModel(self._base, retained=True))
 
     def _build(self) -> Round:

@@ -242,8 +242,14 @@ class Trainer:
         keep = frozenset({base.sha256, context.settings.initial_sha256} | ({held.sha256} if held else set()))
         if keep != self._kept:
             self._kept = keep
-            context.models &= keep
-            context.emit(do.KeepModels(keep))
+            self.forget_models()
+
+    def forget_models(self, *but: str) -> None:
+        """Let go of every model that is neither the present base, nor the newest, nor the initial one, nor in `but`."""
+        held = self._context.state.held
+        keep = self._kept | {self._context.settings.initial_sha256, *but} | ({held.sha256} if held else set())
+        self._context.models &= keep
+        self._context.emit(do.KeepModels(keep))
 
     def _evaluate(self, base: ModelRef) -> None:
         context = self._context
