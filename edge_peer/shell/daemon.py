@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -138,7 +138,7 @@ class Daemon:
             do.CancelTraining: self._do_cancel_training,
             do.Aggregate: self._do_aggregate,
             do.WriteRow: self._do_write_row,
-            do.LogRound: lambda it: self._history.log_round(it.run_id, it.event, it.fields),
+            do.LogRound: self._do_log_round,
             do.RunFinished: self._do_run_finished,
             do.SetStatus: self._do_set_status,
             do.Log: lambda it: LOG.log(logging.getLevelName(it.level), "%s", it.text),
@@ -198,10 +198,11 @@ class Daemon:
             while self._exit is None:
                 self._turn()
             self._flush()
+            if self._connection is not None:
+                # Only here: after anything else the socket just closes, and the broker publishes the will.
+                self._connection.close()
         finally:
             self._notifier.send(STOPPING="1")
-            if self._connection is not None:
-                self._connection.close()
             if self._worker is not None:
                 self._worker.stop()
         LOG.info("ends: %s", self._exit.reason if self._exit else "")
@@ -440,15 +441,29 @@ class Daemon:
             sent, received = sent + self._connection.bytes_sent, received + self._connection.bytes_received
         before = self._row_bytes
         self._row_bytes = (sent, received)
-        self._history.write_row(command, sent - before[0], received - before[1], peak_rss_bytes())
+        with self._only_a_record("CSV"):
+            self._history.write_row(command, sent - before[0], received - before[1], peak_rss_bytes())
+
+    def _do_log_round(self, command: do.LogRound) -> None:
+        with self._only_a_record("round log"):
+            self._history.log_round(command.run_id, command.event, command.fields)
 
     def _do_run_finished(self, command: do.RunFinished) -> None:
         vector = self._vectors.model(command.ref.sha256)
-        folder = self._history.run_folder(command.ref.run_id)
-        if vector is not None:
-            content = encode_model(self._artifacts.layout, command.ref, vector)
-            write_atomically(folder / "model.safetensors", content)
-        write_atomically(folder / "config.toml", to_toml(self._config).encode())
+        with self._only_a_record("final model"):
+            folder = self._history.run_folder(command.ref.run_id)
+            if vector is not None:
+                content = encode_model(self._artifacts.layout, command.ref, vector)
+                write_atomically(folder / "model.safetensors", content)
+            write_atomically(folder / "config.toml", to_toml(self._config).encode())
+
+    @contextlib.contextmanager
+    def _only_a_record(self, what: str) -> Iterator[None]:
+        """A full disk costs a record for people, not the run."""
+        try:
+            yield
+        except OSError as error:
+            LOG.error("%s not written: %s", what, error)
 
     def _do_set_status(self, command: do.SetStatus) -> None:
         LOG.debug("%s", command.text)

@@ -176,6 +176,9 @@ class Connection:
         with contextlib.suppress(OSError, ValueError):
             self._client.disconnect()
             self._client.loop_write()
+            it = self.socket()
+            if it is not None:
+                it.close()
 
     def _check(self, code: MQTTErrorCode) -> None:
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:

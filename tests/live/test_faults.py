@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edge_peer.operator import processes
 from edge_peer.operator.broker import LocalBroker, free_port
 from edge_peer.protocol.messages import FINISHED, TRAINING
 from tests.live.harness import Live
@@ -241,3 +243,18 @@ def test_two_processes_of_one_name_do_not_fight(live: Make, small: Path) -> None
     assert "another process connected as peer3" in it.fleet.log("peer3").read_text()
     with pytest.raises(subprocess.TimeoutExpired):
         it.fleet.processes["peer3"].wait(1)
+
+
+def test_a_peer_whose_disk_is_full_says_so_and_the_others_go_on(live: Make, small: Path) -> None:
+    """A limit on file size stands for the disk: the state fits, the checkpoint of 107 kB does not."""
+    it = live(small, 4, {"run": {"rounds_max": 4}, "federation": {"min_peers": 3}})
+    it.configure(peer4={"peer": {"priority": 500_000.0}})
+    command = f"ulimit -f 64; exec {sys.executable} -m edge_peer run --config {it.fleet.configuration('peer4')}"
+    full = processes.start(["bash", "-c", command], it.fleet.log("peer4"))
+    it.start("peer1", "peer2", "peer3")
+    end = it.wait_finished()
+    assert full.wait(10) == 2
+    assert "checkpoint.safetensors: cannot be written" in it.fleet.last_lines("peer4", 1)
+    assert "free some space" in it.fleet.last_lines("peer4", 1)
+    assert it.federation.presences["peer4"].online is False, "its will was published"
+    assert set(end.reports) == {"peer1", "peer2", "peer3"}
