@@ -109,7 +109,17 @@ class Presence:
 
     Attributes:
         session: New at each start of the process; what an earlier session said is void.
-        score: Capability, higher is better; `parts` are the measurements that it is made of.
+        online: The peer is there.
+        control: It is willing to be controller.
+        train: It is willing and able to train.
+        score: Capability, higher is better.
+        parts: The measurements that the score is made of.
+        examples: Training examples in its shard.
+        test_examples: Examples in its test split.
+        model_id: Name of the model that it is deployed with.
+        model_digest: Digest of that model's artifacts; only peers with the same one work together.
+        newest: The newest global model that it holds.
+        wants_run: It wants a run, from its start until it has taken part in a finished one.
         election: The newest term that this document was renewed for (newest model included).
         elected: The highest term in which this peer knows an elected controller: it follows none of a lower one.
         finished: The highest number of a run that this peer knows as finished.
@@ -158,7 +168,13 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A peer's one vote of a term, under the session that cast it."""
+    """A peer's one vote of a term.
+
+    Attributes:
+        session: The session that cast it; it counts while the voter's presence names the same.
+        term: Which election it is for.
+        candidate: Whom it is for.
+    """
 
     session: str
     term: int
@@ -172,7 +188,13 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A peer's evaluation of one global model on its own test split."""
+    """A peer's evaluation of one global model on its own test split.
+
+    Attributes:
+        accuracy: Share of the examples that the model gets right, 0..1.
+        loss: Mean loss.
+        examples: Examples in the test split: the weight in means over peers.
+    """
 
     accuracy: float
     loss: float
@@ -193,18 +215,29 @@ class Round:
     """The controller's word: the state of the run. Sent again at every beat, which renews the controller's lease.
 
     Attributes:
+        session: The controller's session; the document is void when its presence names another.
+        term: The term that it was elected in.
         beat: Counts this controller's documents within its term; an older one never replaces a newer one.
+        state: `waiting` (for peers, trainers or a model), `training` or `finished`.
+        model_id: Name of the model that the controller is deployed with.
+        model_digest: Digest of its artifacts; a peer with another takes no part.
+        settings: What the run is made with.
+        run_id: Name of the run; none while there is none.
+        run_number: Its place in the count of runs, never below the term that it was started in.
         round: The round that is being trained; after the end, the number of rounds done.
         base: The global model that the round starts from; in `finished`, the final model.
         attempt: 1 for a round's first opening.
+        participants: Who is to train in this round.
         deadline_s: Time left until the round is closed, when the document was published.
         accepted: Digest of the accepted update of each peer, of this round.
         closed_accepted: The same of the round before, so that its trainers can let go of their updates.
         refused: Why an update of this round was refused, by peer.
         missing: Why a peer is not in the round, or did not answer, by peer.
-        wanted: A model that `wanted_from` is asked to publish under its own topic.
+        wanted: Digest of a model that `wanted_from` is asked to publish under its own topic.
+        wanted_from: Who announced that model.
         reason: Why the run ended, or what the controller waits for.
         accuracy: Accuracy of the newest evaluated global model, weighted by test examples.
+        accuracy_round: Which round's model that was.
         reports: The final reports, in `finished`.
         complete: All final reports are in, or overdue.
     """
@@ -287,9 +320,16 @@ class UpdateOffer:
     """The metadata of an update: which round it was made for, and by what.
 
     Attributes:
+        session: The sender's session.
+        run_id: The run.
+        term: Term of the controller that asked for it.
+        round: The round that it was made for.
         base: Digest of the global model that the training started from.
         digest: Digest of the update's vector.
         examples: Training examples that it saw: its weight in the mean.
+        codec: How the vector is encoded.
+        loss: Mean training loss.
+        seconds: How long the training took.
     """
 
     session: str
@@ -322,7 +362,16 @@ class UpdateOffer:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one global model scores on the sender's own test split; `final` after the run has finished."""
+    """What one global model scores on the sender's own test split.
+
+    Attributes:
+        session: The sender's session.
+        run_id: The run.
+        round: How many rounds are in the model.
+        sha256: Digest of the model.
+        report: What it scores.
+        final: The run has finished, with this model.
+    """
 
     session: str
     run_id: str
@@ -346,7 +395,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Ask the controller to end this run with its newest model."""
+    """Ask the controller to end this run with its newest model.
+
+    Attributes:
+        run_id: Only this run; a later one is not concerned.
+        reason: Goes into the reason why the run ended.
+    """
 
     run_id: str
     reason: str
@@ -359,7 +413,11 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Ask every peer to want another run, if none with a number above `after` has been seen."""
+    """Ask every peer to want another run.
+
+    Attributes:
+        after: The newest run that the sender knows: who knows a later one has seen to the request already.
+    """
 
     after: int
 

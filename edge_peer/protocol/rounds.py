@@ -1,21 +1,7 @@
 """The controller: opens rounds, takes updates in, commits models, ends runs.
 
 Theory of operation. `step` looks at the latest documents and goes as far as they allow; it can be called at any time
-and any number of times. The phases and what leads from one to another:
-
-    IDLE      -> FETCHING   a run is unfinished and another peer holds its newest model
-    IDLE      -> TRAINING   the newest model of an unfinished run is here, or enough peers want a new run
-    IDLE      -> REPORTING  the newest run is finished, but not all its final reports are in
-    FETCHING  -> IDLE       the model came, or its holder is gone or silent
-    TRAINING  -> MERGING    all who are there have answered, or the deadline has passed, with enough updates
-    TRAINING  -> TRAINING   deadline passed without enough updates: extended once, then opened again
-    TRAINING  -> REPORTING  target accuracy reached, a stop, or opened in vain too often
-    TRAINING  -> IDLE       somebody holds a newer model
-    MERGING   -> TRAINING   the mean is computed: it is saved, published, and the next round opens
-    MERGING   -> REPORTING  that was the last round
-    MERGING   -> IDLE       somebody holds a newer model
-    REPORTING -> TRAINING   all final reports are in, or overdue, and enough peers want a new run
-    REPORTING -> IDLE       the same, and another run is unfinished
+and any number of times. `CHANGES` has the phases and what leads from one to another.
 
 The round document is the controller's lease: it is sent again every third of `lease_s`, and nothing is committed unless
 the broker has echoed one within `lease_s`. A process that was stopped and wakes up after its term therefore first asks.
@@ -48,7 +34,22 @@ IDLE = "idle"
 FETCHING = "fetching"
 MERGING = "merging"
 REPORTING = "reporting"
-PHASES = frozenset({IDLE, FETCHING, TRAINING, MERGING, REPORTING})
+
+#: (phase, phase after it) -> why. docs/protocol.md shows this table; any other change is a bug in this program.
+CHANGES: dict[tuple[str, str], str] = {
+    (IDLE, FETCHING): "a run is unfinished and another peer holds its newest model",
+    (IDLE, TRAINING): "the newest model of an unfinished run is here, or enough peers want a new run",
+    (IDLE, REPORTING): "an earlier controller finished the newest run",
+    (FETCHING, IDLE): "the model came, or its holder is gone or did not send it",
+    (TRAINING, MERGING): "all who are there have answered, or the deadline has passed, with enough updates",
+    (TRAINING, REPORTING): "target accuracy, last round, a stop, ended elsewhere, or opened in vain too often",
+    (TRAINING, IDLE): "somebody holds a newer model, or knows a later run",
+    (MERGING, TRAINING): "the mean is saved and published and the next round opens, or it could not be computed",
+    (MERGING, REPORTING): "the run has ended elsewhere",
+    (MERGING, IDLE): "somebody holds a newer model, or knows a later run",
+    (REPORTING, TRAINING): "all final reports are in, or overdue, and enough peers want a new run",
+    (REPORTING, IDLE): "all final reports are in, or overdue, and a later run is unfinished",
+}
 #: No chain of phases that one event sets off is longer; more would be a loop without progress.
 STEPS_MAX = 16
 #: A round whose deadline passes this often without enough updates ends the run: every run ends.
@@ -191,7 +192,7 @@ class Controller:
         self._log_commit(ref)
         self._set_base(ref)
         context.emit(do.KeepUpdates(frozenset()))
-        self.phase = TRAINING
+        self._enter(TRAINING)
         if ref.round >= self._run.settings.rounds_max:
             self._publish_model()
             self._finish(f"reached {self._run.settings.rounds_max} rounds")
@@ -205,7 +206,7 @@ class Controller:
         if (run_id, round_) == (self._run.run_id, self._base.round + 1):
             self._context.log(f"round {round_} cannot be merged: {reason}; opening it again", "ERROR")
             self._accepted = {}
-            self.phase = TRAINING
+            self._enter(TRAINING)
             self._open_again(f"cannot be merged: {reason}")
 
     # ------------------------------------------------------------------ going on
@@ -591,7 +592,7 @@ class Controller:
     # ------------------------------------------------------------------ saying it
 
     def _enter(self, phase: str) -> None:
-        assert phase in PHASES
+        assert (self.phase, phase) in CHANGES, f"from {self.phase} to {phase}"
         self.phase = phase
         self._dirty = True
         if phase in (IDLE, MERGING):
