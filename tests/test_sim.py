@@ -21,7 +21,7 @@ DELAY_S = 0.001
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
-def test_every_invariant_holds_and_every_run_ends(start: int) -> None:
+def test_every_invariant_holds_and_every_run_ends(start: int) -> None:  # I1, I2, I3, I4, I5, I6, I7, I8
     failures = [why for seed in range(start, start + CHUNK) if (why := failure(seed))]
     assert not failures, "\n".join(failures)
 
@@ -94,7 +94,7 @@ def calm(boards: int, rounds: int) -> Listener:
     return Listener(Scenario(1, "calm", fleet, roster=True, min_peers=boards, run=run, weather=weather))
 
 
-def test_a_round_takes_two_ways_over_the_broker() -> None:
+def test_a_round_takes_two_ways_over_the_broker() -> None:  # I9
     world = calm(boards=4, rounds=10)
     world.run()
     first_s = next(time_s for time_s, _, it in world.documents if it.state == TRAINING)

@@ -55,6 +55,8 @@ class Roster:
         member = self._member(peer)
         if member is None:
             return
+        # A broker that restarted from old storage sends an older document; its author is known here all the same.
+        member.confirmed = True
         if presence is not None and member.presence is not None and presence.session == member.presence.session:
             # The same document may come late or twice; within a session its election term and `finished` only rise.
             older = (presence.election, presence.finished) < (
@@ -66,7 +68,6 @@ class Roster:
         if presence is not None and member.presence is not None and presence.session != member.presence.session:
             member.suspected = ""
         member.presence = presence
-        member.confirmed = True
 
     def on_vote(self, peer: str, vote: Vote | None) -> None:
         """Hold a peer's latest vote; an older term never replaces a newer one of the same session."""

@@ -171,6 +171,7 @@ class Checkers:
             raise Violation(f"{process.name} publishes the model of round {ref.round}; its disk holds {held}")
 
     def _commit(self, ref: ModelRef) -> None:
+        """At most one model for each run, term and round."""
         key = (ref.run_id, ref.term, ref.round)
         if self._commits.setdefault(key, ref.sha256) != ref.sha256 and self._roster:
             raise Violation(f"two models of round {ref.round} of run {ref.run_id} in term {ref.term}")

@@ -170,7 +170,9 @@ class Hand:
         self.new = tuple(given)
         return self.new
 
-    def hear(self, peer: str, document: Document | None, kind: str = "", retained: bool = False) -> tuple[do.Command, ...]:
+    def hear(
+        self, peer: str, document: Document | None, kind: str = "", retained: bool = False
+    ) -> tuple[do.Command, ...]:
         """A document of a peer comes."""
         return self.tell(ev.DocumentReceived(peer, kind or KINDS[type(document)], document, retained))
 
@@ -251,7 +253,9 @@ class Hand:
     def merge(self) -> tuple[do.Command, ...]:
         """The mean of the accepted updates is computed."""
         it = self.last(do.Aggregate)
-        return self.tell(ev.AggregateReady(it.term, it.run_id, it.round, digest(f"mean {it.run_id} {it.round} {it.term}")))
+        return self.tell(
+            ev.AggregateReady(it.term, it.run_id, it.round, digest(f"mean {it.run_id} {it.round} {it.term}"))
+        )
 
     def evaluate(self, peer: str, accuracy: float, final: bool = False) -> tuple[do.Command, ...]:
         """A peer's score of the present global model comes."""
