@@ -12,6 +12,7 @@ source, or touches a socket or file.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -39,6 +40,7 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     (OFFLINE, "connected"): JOINING,
     (JOINING, "controller seen"): FOLLOWING,
     (JOINING, "grace over, no controller"): ELECTING,
+    (JOINING, "called to an election"): ELECTING,
     (JOINING, "grace over, still controller"): LEADING,
     (ELECTING, "controller seen"): FOLLOWING,
     (ELECTING, "elected"): LEADING,
@@ -57,6 +59,9 @@ TRANSITIONS: dict[tuple[str, str], str] = {
 }
 EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, STOP, START)
 CONTROLLER_READS = (UPDATE, EVALUATION)
+#: So often the same other session is found under this peer's name before the name is given up.
+RIVAL_COMES_BACK = 3
+RIVALS_MAX = 100
 #: More global models than this are never held; the oldest are of no use to anybody.
 MODELS_MAX = 8
 
@@ -78,7 +83,13 @@ class Peer:
         self._controller: Controller | None = None
         self._following: str | None = None
         self._grace_s: float | None = None
+        #: Others have begun an election within this peer's grace.
+        self._called = False
         self._window_s = float("inf")
+        #: The broker has echoed this process's presence.
+        self._known_here = False
+        #: How often another session's presence stood under this name after a reconnection.
+        self._rivals: Counter[str] = Counter()
         self._status = ""
         self._own_documents = False
         self.role = OFFLINE
@@ -136,7 +147,7 @@ class Peer:
         times = [self._grace_s] if self._grace_s is not None else []
         if self.role in (FOLLOWING, LEADING):
             times.append(self._trainer.next_deadline_s())
-        if self.role == ELECTING and self._grace_s is None:
+        if self.role == ELECTING and (self._grace_s is None or self._called):
             times.append(self._election.deadline_s() if self._election.active else self._window_s)
         if self.role == LEADING and self._controller is not None:
             times.append(self._controller.next_deadline_s())
@@ -175,17 +186,13 @@ class Peer:
     def _on_disconnected(self, event: ev.Disconnected) -> None:
         context = self._context
         if event.taken_over:
-            context.log(
-                f"another process connected as {context.peer}: every peer needs a name of its own; stopping",
-                "ERROR",
-            )
-            context.emit(do.Exit("another process connected with this peer's name", failed=True))
-            self._move("shut down")
+            self._give_up_name()
             return
         if self.role == OFFLINE:
             return
         self._move("disconnected")
         self._grace_s = None
+        self._called = False
         self._following = None
         self._election.leave()
         context.roster.disconnected()
@@ -206,6 +213,8 @@ class Peer:
             self._on_start(document)
         elif isinstance(document, Presence) or event.kind == PRESENCE:
             context.roster.on_presence(event.peer, document if isinstance(document, Presence) else None)
+            if isinstance(document, Presence) and not event.retained:
+                self._heed(document)
         elif isinstance(document, Vote) or event.kind == VOTE:
             context.roster.on_vote(event.peer, document if isinstance(document, Vote) else None)
         elif isinstance(document, Round):
@@ -225,9 +234,7 @@ class Peer:
         context = self._context
         document = event.document
         if event.kind == PRESENCE:
-            mine = isinstance(document, Presence) and document.session == context.settings.session
-            if not mine or (isinstance(document, Presence) and not document.online):
-                context.publish_presence(always=True)
+            self._on_own_presence(document if isinstance(document, Presence) else None, event.retained)
         elif event.kind == STOP:
             if isinstance(document, Stop):
                 context.stops[event.peer] = document
@@ -239,6 +246,38 @@ class Peer:
             self._on_own_round(document if isinstance(document, Round) else None)
         elif isinstance(document, Evaluation) and self._controller is not None:
             self._controller.on_evaluation(event.peer, document)
+
+    def _on_own_presence(self, document: Presence | None, retained: bool) -> None:
+        context = self._context
+        if document is not None and document.session == context.settings.session:
+            self._known_here = True
+            if not document.online:
+                context.publish_presence(always=True)
+            return
+        if document is not None and retained and self._known_here and len(self._rivals) < RIVALS_MAX:
+            # A broker that has gone back to an old snapshot shows an earlier process once. One that comes back each
+            # time that it was overwritten lives, and had the name while this process was away. (Not every broker says
+            # so when it ends a connection in favour of another.) The other one finds its document, and stays.
+            self._rivals[document.session] += 1
+            if self._rivals[document.session] >= RIVAL_COMES_BACK:
+                context.emit(do.Publish(PRESENCE, document))
+                self._give_up_name()
+                return
+        context.publish_presence(always=True)
+
+    def _give_up_name(self) -> None:
+        context = self._context
+        context.log(
+            f"another process connected as {context.peer}: every peer needs a name of its own; stopping", "ERROR"
+        )
+        context.emit(do.Exit("another process connected with this peer's name", failed=True))
+        self._move("shut down")
+
+    def _heed(self, presence: Presence) -> None:
+        """An election that others hold now is no suspicion of this peer's own: it need not wait out its grace."""
+        term = self._context.state.elected_term
+        if self._grace_s is not None and presence.online and presence.election > max(presence.elected, term):
+            self._called = True
 
     def _on_own_round(self, document: Round | None) -> None:
         context = self._context
@@ -332,6 +371,7 @@ class Peer:
             return
         if self._grace_s is not None and context.now_s >= self._grace_s:
             self._grace_s = None
+            self._called = False
             context.roster.grace_over()
         context.believe_finished()
         context.publish_presence()
@@ -345,7 +385,7 @@ class Peer:
             self._lead_on()
         else:
             self._lose_controller()
-            if self._grace_s is None:
+            if self._grace_s is None or self._called:
                 self._elect()
         self._work()
 
@@ -379,6 +419,7 @@ class Peer:
         if self._controller is not None:
             self._step_down(peer, term)
         self._election.leave()
+        self._called = False
         if self.role != FOLLOWING:
             self._move("controller seen")
         if self._following != peer:
@@ -442,7 +483,7 @@ class Peer:
     def _elect(self) -> None:
         context = self._context
         if self.role == JOINING:
-            self._move("grace over, no controller")
+            self._move("called to an election" if self._called else "grace over, no controller")
         if context.settings.roster is None and not self._election.active:
             seen = len(context.roster.online()) + 1
             if seen < context.settings.min_peers and context.now_s < self._window_s:
