@@ -567,6 +567,19 @@ def test_the_end_is_complete_when_all_have_reported() -> None:  # U8, I9
     assert hand.document.accuracy == pytest.approx(0.7)
 
 
+def test_a_controller_hands_the_model_in_when_the_broker_has_heard_of_the_end() -> None:  # U7
+    hand = leading(rounds_max=1)
+    hand.train()
+    hand.update("b")
+    hand.update("c")
+    hand.merge()
+    hand.tell(ev.ModelEvaluated(hand.base, Report(0.5, 1.0, 5), 0.1))
+    assert hand.document.state == FINISHED
+    assert hand.all(do.RunFinished) == []
+    hand.echo()
+    assert hand.all(do.RunFinished)[0].ref == hand.base
+
+
 def test_the_end_is_complete_when_reports_are_overdue() -> None:  # U8, I8
     hand = finished()
     hand.evaluate("b", 0.8, final=True)

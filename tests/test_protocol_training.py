@@ -259,6 +259,24 @@ def test_at_the_end_the_final_report_is_sent_until_it_is_listed() -> None:  # U8
     assert len(hand.all(do.RunFinished)) == 1
 
 
+def test_a_later_end_of_the_same_run_is_handed_in_too() -> None:  # U7
+    hand = following()
+    evaluated(hand, 0)
+    hand.hear("b", END)
+    hand.tell(ev.ModelReceived("c", ref(1)))
+    later = round_document("c", term=2, base=ref(1), state=FINISHED, round=1, reason="stopped", participants=())
+    hand.hear("c", later)
+    evaluated(hand, 1)
+    assert [it.ref for it in hand.all(do.RunFinished)] == [ref(0), ref(1)]
+
+
+def test_a_peer_without_a_test_split_hands_the_model_in() -> None:  # U7
+    hand = Hand(test_examples=0)
+    hand.follow(round_document("b", base=ref(0)))
+    hand.hear("b", END)
+    assert hand.all(do.RunFinished) == [do.RunFinished(ref(0), RUN, "stopped")]
+
+
 def test_who_was_not_in_the_run_reports_too_but_hands_nothing_in() -> None:  # U8, I9
     hand = following(END)
     evaluated(hand, 0)

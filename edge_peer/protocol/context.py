@@ -26,6 +26,7 @@ class Context:
         models: Digests of the global models that the shell holds.
         run: The newest run that is known, from this peer's disk or anybody's document.
         final: The newest `finished` document that was seen.
+        own_end: The final model of a run that this peer has ended as controller, once the broker has heard of it.
     """
 
     def __init__(self, settings: PeerSettings, state: SavedState, rng: random.Random, stamp: Callable[[], str]) -> None:
@@ -45,6 +46,7 @@ class Context:
             self.models.add(state.held.sha256)
         self.run = state.run
         self.final: Round | None = None
+        self.own_end: ModelRef | None = None
         self.wants_run = True
         self.election_term = 0
         self.train_able = True

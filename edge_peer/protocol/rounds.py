@@ -118,6 +118,8 @@ class Controller:
         """
         if beat == self._beat:
             self._echo_s = max(self._echo_s, self._beat_s)
+            if self.document is not None and self.document.state == FINISHED:
+                self._context.own_end = self.document.base
 
     def on_overwritten(self) -> None:
         """Our retained document is not ours any more; say it again."""

@@ -52,7 +52,7 @@ class Trainer:
         self._served_s = float("-inf")
         self._kept: frozenset[str] = frozenset()
         self._row: tuple[str, int] | None = None
-        self._handed_in: str | None = None
+        self._handed_in: ModelRef | None = None
         self._outbox: UpdateOffer | None = None
         self._reported_missing: tuple[int, int, int] | None = None
         self._reported_s = float("-inf")
@@ -146,6 +146,8 @@ class Trainer:
         if document.state == TRAINING and run is not None and run.finished is None:
             self._train(controller, document, base)
         self._tell(controller, document, taking_part)
+        if document.state == FINISHED and taking_part:
+            self._hand_in(controller, document, base)
 
     def _has_same_model(self, controller: str, document: Round) -> bool:
         """Whether the controller's run is about the model that this peer has; says so, once, if it is not."""
@@ -328,9 +330,20 @@ class Trainer:
             context.emit(do.Publish(EVALUATION, evaluation))
         if missed:
             self._wake(self._told_s + context.timing.resend_s)
-        if final and taking_part and self._handed_in != base.run_id:
-            self._handed_in = base.run_id
-            context.emit(do.RunFinished(base, document.settings, document.reason))
+
+    def _hand_in(self, controller: str, document: Round, base: ModelRef) -> None:
+        """Hand the final model in, after the last row; again if a later controller, which never heard of this end, has
+        ended the run with another.
+        """
+        context = self._context
+        scored = self._evaluated is not None and self._evaluated.ref.sha256 == base.sha256
+        if self._handed_in == base or (context.settings.test_examples > 0 and not scored):
+            return
+        if controller == context.peer and context.own_end != base:
+            # Nobody has heard of it yet, and somebody else may be controller by now.
+            return
+        self._handed_in = base
+        context.emit(do.RunFinished(base, document.settings, document.reason))
 
     def _write_row(self, controller: str, event: ModelEvaluated, base: ModelRef) -> None:
         """The row of round r: the training of round r, and the score of the model after it."""

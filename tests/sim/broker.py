@@ -305,6 +305,7 @@ class Broker:
             self.retained = dict(self._stored)
         elif storage == "none":
             self.retained = {}
+            self._stored = {}
 
     def start(self) -> None:
         """The broker is back."""

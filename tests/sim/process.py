@@ -111,7 +111,8 @@ class Board:
         self.held: ModelRef | None = None
         self.vector: np.ndarray | None = None
         self.starts = 0
-        self.last_run: str | None = None
+        #: The final model that was last handed in to whoever reads the run's folder.
+        self.final: ModelRef | None = None
 
 
 class Process:
@@ -334,7 +335,7 @@ class Process:
         elif isinstance(command, do.Aggregate):
             self._aggregate(command)
         elif isinstance(command, do.RunFinished):
-            board.last_run = command.ref.run_id
+            board.final = command.ref
         elif isinstance(command, do.Exit):
             self.send("disconnect")
             self.alive = False

@@ -138,6 +138,9 @@ class World:
             same = it.peer.will().model_digest == document.model_digest
             if same and run is not None and run.number > it.peer.state.finished:
                 return f"{it.name} is in run {run.run_id}, which is not finished"
+            final = it.board.final
+            if same and final is not None and final.run_id == document.run_id and final != document.base:
+                return f"{it.name} has handed in {final}, but the run ended with {document.base}"
         wanting = self._wanting(alive, document.model_digest)
         if wanting >= max(self.scenario.min_peers, 1):
             return f"{wanting} want a run; the controller's document is {document.state} ({document.reason})"
