@@ -332,8 +332,9 @@ class Trainer:
             self._wake(self._told_s + context.timing.resend_s)
 
     def _hand_in(self, controller: str, document: Round, base: ModelRef) -> None:
-        """Hand the final model in, after the last row; again if a later controller, which never heard of this end, has
-        ended the run with another.
+        """Hand the final model in, after the last row.
+
+        Again, if a later controller that never heard of this end has ended the run with another model.
         """
         context = self._context
         scored = self._evaluated is not None and self._evaluated.ref.sha256 == base.sha256
