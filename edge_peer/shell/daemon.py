@@ -25,7 +25,7 @@ from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import encode
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.settings import PeerSettings
-from edge_peer.protocol.topics import MODEL, PRESENCE, RETAINED, UPDATE, Topics
+from edge_peer.protocol.topics import MODEL, PRESENCE, RETAINED, TENSORS, UPDATE, Topics
 from edge_peer.shell.history import History
 from edge_peer.shell.inbox import Inbox
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message
@@ -121,7 +121,7 @@ class Daemon:
         self._ping_at_s = 0.0
         self._health_at_s = 0.0
         self._commands: dict[type, Callable[..., None]] = {
-            do.Subscribe: lambda it: self._online(lambda to: to.subscribe([self._topics.filter(k) for k in it.kinds])),
+            do.Subscribe: self._do_subscribe,
             do.Unsubscribe: lambda it: self._online(
                 lambda to: to.unsubscribe([self._topics.filter(k) for k in it.kinds])
             ),
@@ -221,6 +221,7 @@ class Daemon:
         deadline = self._peer.next_deadline_s()
         if deadline is not None and time.monotonic() >= deadline and self._exit is None:
             self._handle(ev.TimerFired())
+        self._hold(False)
 
     def _wait_s(self) -> float:
         now = time.monotonic()
@@ -251,7 +252,9 @@ class Daemon:
         if it is not None and connection is not None:
             write = selectors.EVENT_WRITE if connection.wants_write else 0
             self._selector.modify(it, selectors.EVENT_READ | write)
-        for key, mask in self._selector.select(timeout_s):
+        ready = self._selector.select(timeout_s)
+        self._hold(True)
+        for key, mask in ready:
             if key.fileobj is self._wake_receive:
                 with contextlib.suppress(BlockingIOError):
                     self._wake_receive.recv(4096)
@@ -373,6 +376,11 @@ class Daemon:
         self._retry_at_s = now + self._retry_s * (0.5 + self._random.random())
         self._retry_s = min(2 * self._retry_s, self._config.broker.reconnect_s_max)
 
+    def _hold(self, held: bool) -> None:
+        """Whatever one turn of the loop sends goes out together."""
+        if self._connection is not None:
+            self._connection.hold(held)
+
     def _online(self, action: Callable[[Connection], None]) -> None:
         """What cannot be said now is said again after the next connection: the protocol sees to that."""
         if self._connection is not None and self._accepted:
@@ -392,6 +400,15 @@ class Daemon:
             self._select(left_s)
 
     # ------------------------------------------------------------------ commands
+
+    def _do_subscribe(self, command: do.Subscribe) -> None:
+        small = [self._topics.filter(kind) for kind in command.kinds if kind not in TENSORS]
+        large = [self._topics.filter(kind) for kind in command.kinds if kind in TENSORS]
+        if small:
+            self._online(lambda to: to.subscribe(small))
+        if large:
+            # The echo of a document tells that the broker hears this peer; that of a model would tell no more.
+            self._online(lambda to: to.subscribe(large, own=False))
 
     def _do_publish(self, command: do.Publish) -> None:
         payload = encode(command.document) if command.document is not None else b""

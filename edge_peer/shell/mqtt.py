@@ -25,6 +25,8 @@ from edge_peer.errors import BrokerError, ConfigError
 SESSION_TAKEN_OVER = 0x8E
 #: A lost update is sent again by the protocol; the broker need not keep it longer.
 UPDATE_EXPIRY_S = 300
+#: Linux alone has it; elsewhere every packet goes on its own.
+CORK: int | None = getattr(socket, "TCP_CORK", None)
 #: Publishes that wait for their acknowledgement at a time; more are queued by paho.
 INFLIGHT_MAX = 1000
 
@@ -151,9 +153,24 @@ class Connection:
         """Keepalive; call about once a second."""
         self._check(self._client.loop_misc())
 
-    def subscribe(self, topics: list[str]) -> None:
-        """Subscribe, QoS 1; the broker sends what is retained, also to a repeated subscription."""
-        options = SubscribeOptions(qos=1)
+    def hold(self, held: bool) -> None:
+        """Collect what is sent from now on (True), or let all of it go at once (False).
+
+        An event sets off a handful of small packets. Each alone would wake the broker, and cost a packet on the air.
+        """
+        it = self.socket()
+        if it is not None and CORK is not None:
+            with contextlib.suppress(OSError):
+                it.setsockopt(socket.IPPROTO_TCP, CORK, int(held))
+
+    def subscribe(self, topics: list[str], own: bool = True) -> None:
+        """Subscribe, QoS 1; the broker sends what is retained, also to a repeated subscription.
+
+        Args:
+            topics: Filters.
+            own: Whether to get back what this client publishes itself.
+        """
+        options = SubscribeOptions(qos=1, noLocal=not own)
         self._client.subscribe([(topic, options) for topic in topics])
 
     def unsubscribe(self, topics: list[str]) -> None:
