@@ -264,6 +264,32 @@ def test_time_that_goes_back_is_a_bug_of_the_shell() -> None:
         hand.tell(ev.TimerFired())
 
 
+def test_a_peer_stops_a_run_by_its_own_retained_stop() -> None:  # U5
+    hand = Hand()
+    hand.lead("b", "c")
+    run_id = hand.document.run_id
+    assert run_id is not None
+    hand.hear("a", Stop("another", "enough"))
+    hand.hear("a", None, STOP)
+    assert hand.document.state == "training"
+    hand.hear("a", Stop(run_id, "enough"))
+    assert (hand.document.state, hand.document.reason) == ("finished", "stopped by a: enough")
+
+
+def test_a_start_under_this_peers_own_name_counts() -> None:  # U1
+    hand = Hand()
+    hand.follow(round_document("b", base=ref(0)))
+    hand.hear("b", round_document("b", beat=1, base=ref(0), state="finished", round=0))
+    hand.hear("a", Start(1))
+    assert hand.published(PRESENCE)[-1].wants_run is True
+
+
+def test_the_term_is_the_highest_elected_one() -> None:  # C1
+    hand = Hand()
+    hand.follow(round_document("b", term=7))
+    assert hand.peer.term == 7
+
+
 def test_the_status_is_one_line_that_changes_when_it_does() -> None:
     hand = Hand()
     hand.follow(round_document("b", base=ref(0), accuracy=0.5))

@@ -170,6 +170,51 @@ def test_of_two_runs_with_one_number_the_later_name_goes_on() -> None:  # U3
     assert (hand.document.run_id, hand.document.round) == ("zz", 1)
 
 
+def test_a_later_run_without_a_model_begins_with_the_initial_one() -> None:  # U3
+    hand = leading()
+    hand.hear("c", round_document("c", term=0, base=ref(0, run_id="later", number=9)))
+    assert (hand.document.run_id, hand.document.round) == ("later", 1)
+
+
+def test_a_finished_later_run_is_no_reason_to_give_one_up() -> None:  # U3, I4
+    hand = leading()
+    number = hand.document.run_number
+    hand.evaluate("b", 0.5)
+    hand.hear("c", presence("c", election=1, newest=ref(5, number=number)))
+    assert hand.document.run_number == number
+
+
+def test_an_end_that_another_controller_has_published_is_said_as_it_was() -> None:  # U7
+    hand = Hand(unfinished(1))
+    hand.lead("b", "c")
+    end = round_document("b", base=ref(2), state=FINISHED, round=2, reason="stopped", term=1)
+    hand.hear("b", end)
+    assert (hand.document.state, hand.document.base, hand.document.reason) == (FINISHED, ref(2), "stopped")
+
+
+def test_results_that_come_too_late_are_dropped() -> None:  # R2, I5
+    hand = leading()
+    finish_round(hand)
+    merge = hand.last(do.Aggregate)
+    base = hand.base
+    hand.tell(ev.AggregateReady(merge.term, merge.run_id, merge.round, digest("late")))
+    hand.tell(ev.AggregateFailed(merge.term, merge.run_id, merge.round, "late"))
+    assert hand.base == base
+    assert hand.document.attempt == 1
+
+
+def test_a_mean_that_was_forgotten_while_there_was_no_lease_is_computed_again() -> None:  # C5, R6
+    hand = leading()
+    hand.train()
+    hand.update("b")
+    hand.update("c")
+    hand.wait(TIMING.lease_s + 0.1)
+    hand.merge()
+    hand.peer._context.models.discard(digest(f"mean {hand.document.run_id} 1 1"))
+    hand.echo()
+    assert (hand.document.state, hand.document.round) == (TRAINING, 1)
+
+
 def test_a_model_of_another_kind_is_nobodys_newest() -> None:  # R7
     hand = leading()
     hand.hear("c", presence("c", election=1, newest=ref(7, number=9), model_digest=OTHER_MODEL))

@@ -125,7 +125,7 @@ def test_rounds_never_go_back() -> None:  # T3, I4
 def test_a_later_controller_is_told_of_a_newer_model() -> None:  # T3
     state = SavedState(elected_term=1, run=RunRecord("run", 1, RUN), held=ref(3))
     hand = following(round_document("b", term=2, base=ref(2)), state)
-    assert hand.published(PRESENCE)[-1].newest == ref(3)
+    assert [it.newest for it in hand.published(PRESENCE, new=True)] == [ref(3)]
     said = len(hand.published(PRESENCE))
     hand.hear("b", round_document("b", term=2, beat=1, base=ref(2)))
     assert len(hand.published(PRESENCE)) == said

@@ -130,15 +130,15 @@ class Trainer:
             self._stop_training_unless(None)
         if not taking_part and (document.state != FINISHED or document.complete):
             return
-        if base.sha256 not in self._context.models:
-            self._ask_for_model()
-            return
-        self._asked_s = None
         if document.state == TRAINING and self._is_ahead(base):
             # Rounds never go back on a peer: it waits until the controller has caught up with what it holds.
             self._stop_training_unless(None)
             self._announce_newer(document, base)
             return
+        if base.sha256 not in self._context.models:
+            self._ask_for_model()
+            return
+        self._asked_s = None
         if taking_part:
             self._context.hold(base)
         self._keep(base)
