@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from edge_peer.protocol.topics import MODEL
 from tests.sim.clock import Schedule
 
 STORE_EVERY_S = 4.0
@@ -230,6 +231,9 @@ class Broker:
             self._publish(name, kind, payload, retain=True)
 
     def _send(self, connection: Connection, packet: Packet) -> None:
+        if packet.kind == MODEL and packet.peer == connection.name:
+            # The daemon subscribes so that its own models, which are large, do not come back.
+            return
         order = (packet.peer, packet.kind) if self.weather.reorder else None
         connection.down.send(packet, self.delay_s(), order)
         if self.rng.random() < self.weather.duplicate:
