@@ -308,16 +308,13 @@ def test_only_pairs_of_the_table_occur_and_nearly_all_of_them_do(monkeypatch: py
         self.role = TRANSITIONS[self.role, cause]
 
     monkeypatch.setattr(peer_module.Peer, "_move", move)
-    for seed in range(70):
+    for seed in range(105):
         assert failure(seed) == ""
     assert seen <= set(TRANSITIONS)
-    missing = set(TRANSITIONS) - seen
-    assert missing <= {
-        (OFFLINE, "shut down"),
-        ("joining", "shut down"),
-        ("electing", "shut down"),
-        (LEADING, "resigned"),
-    }
+    # The tests above have these, which faults bring about only rarely.
+    rare = {(role, "shut down") for role in (OFFLINE, "joining", "electing")}
+    rare |= {(LEADING, "resigned"), (LEADING, "controller seen")}
+    assert set(TRANSITIONS) - seen <= rare
 
 
 NAMES = st.sampled_from(["a", "b", "c", "x"])

@@ -21,12 +21,11 @@ from edge_peer.protocol.messages import (
     WAITING,
     Evaluation,
     ModelRef,
-    Presence,
-    Report,
     Round,
     UpdateOffer,
 )
-from edge_peer.protocol.selection import NOT_PICKED, select, why_not
+from edge_peer.protocol.opening import Opening
+from edge_peer.protocol.scores import Scores
 from edge_peer.protocol.state import RunRecord
 from edge_peer.protocol.topics import ROUND
 
@@ -80,26 +79,14 @@ class Controller:
         self._run: RunRecord | None = None
         self._base: ModelRef | None = None
         self._published: str | None = None
-        self._attempt = 0
-        self._participants: tuple[str, ...] = ()
-        self._opened_s = 0.0
+        self._opening = Opening(context)
+        self._scores = Scores(context)
         self._deadline_s = float("inf")
-        self._extended = False
-        self._vain = 0
         self._merged: str | None = None
         self._unsent: Counter[tuple[str, str]] = Counter()
-        self._accepted: dict[str, UpdateOffer] = {}
-        self._closed: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
-        self._missing: dict[str, str] = {}
         self._wanted: tuple[ModelRef, str] | None = None
         self._reason = ""
-        self._reports: dict[str, Report] = {}
-        self._accuracy: float | None = None
-        self._accuracy_round = 0
-        self._judged = ""
         self._complete = False
-        self._used: dict[str, int] = {}
 
     # ------------------------------------------------------------------ what happens
 
@@ -130,20 +117,8 @@ class Controller:
         why = self._not_for_this_round(peer, offer)
         if why:
             self._context.log(f"update of {peer} for round {offer.round} not counted: {why}", "DEBUG")
-            return
-        held = self._accepted.get(peer)
-        if held is not None:
-            if held.digest != offer.digest:
-                self._context.log(f"second, different update of {peer} in round {offer.round} ignored", "WARNING")
-            return
-        if problem:
-            if self._refused.get(peer) != problem:
-                self._refused[peer] = problem
-                self._dirty = True
-                self._context.log(f"update of {peer} for round {offer.round} refused: {problem}", "WARNING")
-            return
-        self._accepted[peer] = offer
-        self._refused.pop(peer, None)
+        elif self._opening.take(peer, offer, problem):
+            self._dirty = True
 
     def _not_for_this_round(self, peer: str, offer: UpdateOffer) -> str:
         if self.phase != TRAINING or self._run is None or self._base is None:
@@ -151,21 +126,16 @@ class Controller:
         asked = (self._run.run_id, self.term, self._base.round + 1, self._base.sha256)
         if (offer.run_id, offer.term, offer.round, offer.base) != asked:
             return "made for another run, term, round or base"
-        if peer not in self._participants:
-            return "not selected for this round"
-        presence = self._context.roster.presence(peer)
-        if peer != self._context.peer and (presence is None or presence.session != offer.session):
-            return "sent by another session than the peer's present one"
-        return ""
+        return self._opening.not_from(peer, offer)
 
     def on_evaluation(self, peer: str, evaluation: Evaluation) -> None:
         """Note what the current global model scores on a peer's test split."""
         if self._base is None or self._run is None:
             return
         if (evaluation.run_id, evaluation.sha256) == (self._run.run_id, self._base.sha256):
-            if self._reports.get(peer) == evaluation.report:
+            if self._scores.reports.get(peer) == evaluation.report:
                 return
-            self._reports[peer] = evaluation.report
+            self._scores.reports[peer] = evaluation.report
             self._dirty = self._dirty or self.phase == REPORTING
 
     def on_aggregate(self, run_id: str, round_: int, sha256: str) -> None:
@@ -188,9 +158,7 @@ class Controller:
             # While there was no lease something else took its place on this peer.
             self._enter(IDLE)
             return
-        self._closed = {peer: offer.digest for peer, offer in self._accepted.items()}
-        for peer in self._accepted:
-            self._used[peer] = self._used.get(peer, 0) + 1
+        self._opening.count()
         self._log_commit(ref)
         self._set_base(ref)
         context.emit(do.KeepUpdates(frozenset()))
@@ -207,7 +175,7 @@ class Controller:
             return
         if (run_id, round_) == (self._run.run_id, self._base.round + 1):
             self._context.log(f"round {round_} cannot be merged: {reason}; opening it again", "ERROR")
-            self._accepted = {}
+            self._opening.accepted = {}
             self._enter(TRAINING)
             self._open_again(f"cannot be merged: {reason}")
 
@@ -223,13 +191,13 @@ class Controller:
             REPORTING: self._step_reporting,
         }
         for _ in range(STEPS_MAX):
-            before = (self.phase, self._attempt, self._base)
+            before = (self.phase, self._opening.attempt, self._base)
             if self.phase in (TRAINING, MERGING):
                 # Not a decision but knowledge, so it needs no lease.
                 self._end_if_over()
             if self._has_lease() or self.phase == IDLE:
                 steps[self.phase]()
-            if (self.phase, self._attempt, self._base) == before:
+            if (self.phase, self._opening.attempt, self._base) == before:
                 break
         else:
             raise AssertionError(f"controller in {self.phase} made {STEPS_MAX} steps on one event")
@@ -238,7 +206,7 @@ class Controller:
     @property
     def is_short(self) -> bool:
         """Whether a run is on that has too few trainers."""
-        return self.phase == TRAINING and not self._participants
+        return self.phase == TRAINING and not self._opening.participants
 
     def next_deadline_s(self) -> float:
         """When `step` must be called again at the latest."""
@@ -322,7 +290,7 @@ class Controller:
     def _start_if_wanted(self, number: int) -> None:
         context = self._context
         settings = context.settings
-        able = self._able()
+        able = self._opening.able()
         # Who has not heard yet that the last run is over may only still want that one.
         over = context.finished_number()
         wanting = [
@@ -340,8 +308,8 @@ class Controller:
         context.hold(base)
         context.log(f"starts run {run_id} with {len(able)} trainers")
         self._log("started", peers=sorted(able), settings=_settings_fields(self._run))
-        self._used = {}
-        self._accuracy, self._accuracy_round = None, 0
+        self._opening.used = {}
+        self._scores.accuracy, self._scores.round = None, 0
         self._enter_run(base)
 
     def _enter_run(self, base: ModelRef) -> None:
@@ -350,7 +318,7 @@ class Controller:
         assert self._run is not None
         context.knows_run(self._run)
         self._complete = False
-        self._closed = {}
+        self._opening.closed = {}
         self._set_base(base)
         self._enter(TRAINING)
         self._deadline_s = float("-inf")
@@ -377,20 +345,20 @@ class Controller:
         if self._base.round >= self._run.settings.rounds_max:
             self._finish(f"reached {self._run.settings.rounds_max} rounds")
             return
-        if not self._participants:
+        if not self._opening.participants:
             self._open()
             return
         needed = self._run.settings.updates_min
-        outstanding = self._outstanding()
-        if len(self._accepted) >= needed and (not outstanding or context.now_s >= self._deadline_s):
+        outstanding = self._opening.outstanding()
+        if len(self._opening.accepted) >= needed and (not outstanding or context.now_s >= self._deadline_s):
             self._close(outstanding)
         elif context.now_s >= self._deadline_s:
-            if not self._extended and outstanding:
+            if not self._opening.extended and outstanding:
                 self._extend(outstanding)
             else:
-                self._suspect(outstanding)
+                self._opening.suspect(outstanding)
                 self._open_again("has not got enough updates")
-        elif not outstanding and set(self._able()) - set(self._participants):
+        elif not outstanding and set(self._opening.able()) - set(self._opening.participants):
             # Nobody is left to wait for, and others could train.
             self._open()
 
@@ -416,8 +384,9 @@ class Controller:
                 return True
         self._judge(closing=False)
         target = self._run.settings.target_accuracy
-        reached = target is not None and self._accuracy is not None and self._accuracy >= target
-        if reached and self._accuracy_round == self._base.round and self._base.round > 0:
+        accuracy = self._scores.accuracy
+        reached = target is not None and accuracy is not None and accuracy >= target
+        if reached and self._scores.round == self._base.round and self._base.round > 0:
             self._finish(f"reached target accuracy {target:g}")
             return True
         return False
@@ -425,117 +394,57 @@ class Controller:
     def _judge(self, closing: bool) -> None:
         """The global model's accuracy: the mean over the peers' test splits, weighted by their examples."""
         assert self._base is not None
-        if self._judged == self._base.sha256 or not self._reports:
+        scores = self._scores
+        if not scores.judge(self._base, closing):
             return
-        expected = self._evaluators()
-        if expected - set(self._reports) and not (closing and 2 * len(self._reports) >= len(expected)):
-            return
-        self._accuracy = _mean_accuracy(self._reports)
-        self._accuracy_round = self._base.round
-        self._judged = self._base.sha256
-        self._log("evaluated", round=self._base.round, accuracy=self._accuracy, peers=len(self._reports))
-        self._context.log(f"round {self._base.round}: accuracy {self._accuracy:.4f} over {len(self._reports)} peers")
-
-    def _evaluators(self) -> set[str]:
-        digest = self._context.settings.model_digest
-        everyone = self._context.everyone().items()
-        return {peer for peer, it in everyone if it.test_examples > 0 and it.model_digest == digest}
-
-    def _able(self) -> dict[str, Presence]:
-        """Who can train now; `_missing` says why the others cannot."""
-        context = self._context
-        able = {}
-        for peer, presence in context.everyone().items():
-            why = why_not(presence, context.settings.model_digest)
-            if not why and peer == context.peer and not context.settings.controller_trains:
-                why = "the controller does not train"
-            if not why:
-                able[peer] = presence
-        return able
+        self._log("evaluated", round=self._base.round, accuracy=scores.accuracy, peers=len(scores.reports))
+        self._context.log(f"round {self._base.round}: accuracy {scores.accuracy:.4f} over {len(scores.reports)} peers")
 
     def _open(self) -> None:
         """Open the next round, or open it again with the peers that are there."""
         context = self._context
         assert self._run is not None
         assert self._base is not None
-        able = self._able()
         settings = self._run.settings
-        chosen = set(select(able, settings, self._used, context.rng)) | set(self._accepted)
-        self._missing = self._absent(chosen)
-        # What was refused may be offered again, to the new opening.
-        self._refused = {}
-        if len(chosen) < settings.updates_min:
-            self._participants = ()
+        if not self._opening.open(settings):
             self._deadline_s = float("inf")
-            self._wait_because(f"waiting for trainers: {len(able)} of {settings.updates_min}")
+            self._wait_because(f"waiting for trainers: {len(self._opening.able())} of {settings.updates_min}")
             return
-        self._participants = tuple(sorted(chosen))
         self._reason = ""
-        self._attempt += 1
-        self._extended = False
-        self._opened_s = context.now_s
         self._deadline_s = context.now_s + settings.round_deadline_s
         self._publish_model()
         self._dirty = True
-        self._log("opened", round=self._base.round + 1, attempt=self._attempt, participants=list(self._participants))
+        self._log(
+            "opened",
+            round=self._base.round + 1,
+            attempt=self._opening.attempt,
+            participants=list(self._opening.participants),
+        )
 
     def _open_again(self, why: str) -> None:
         """The round was opened in vain; too often, and the run ends, because every run does."""
         assert self._base is not None
-        self._vain += 1
-        if self._vain >= VAIN_MAX:
-            self._finish(f"round {self._base.round + 1} {why}, after {self._vain} openings")
+        self._opening.vain += 1
+        if self._opening.vain >= VAIN_MAX:
+            self._finish(f"round {self._base.round + 1} {why}, after {self._opening.vain} openings")
         else:
             self._open()
-
-    def _absent(self, chosen: set[str]) -> dict[str, str]:
-        context = self._context
-        reasons = {}
-        expected = set(context.settings.roster or ()) | set(context.roster.said_online())
-        for peer in sorted(expected - chosen - {context.peer}):
-            presence = context.roster.presence(peer)
-            if presence is None or not presence.online:
-                reasons[peer] = "offline"
-            else:
-                why = why_not(presence, context.settings.model_digest)
-                reasons[peer] = (context.roster.suspicion(peer) or why or NOT_PICKED)[:300]
-        return reasons
-
-    def _outstanding(self) -> list[str]:
-        """Participants that are there and have not answered."""
-        able = self._able()
-        answered = self._accepted.keys() | self._refused.keys()
-        return [peer for peer in self._participants if peer not in answered and peer in able]
 
     def _extend(self, outstanding: list[str]) -> None:
         context = self._context
         assert self._run is not None
-        self._extended = True
         self._deadline_s = context.now_s + self._run.settings.round_deadline_s
-        for peer in outstanding:
-            self._missing[peer] = "no update before the deadline, which was extended once"
+        self._opening.extend(outstanding)
         self._dirty = True
-        context.log(f"deadline extended, still missing: {', '.join(outstanding)}", "WARNING")
-
-    def _suspect(self, outstanding: list[str]) -> None:
-        """Whoever was silent since the round was opened is taken for gone, until it is heard."""
-        roster = self._context.roster
-        for peer in outstanding:
-            self._missing[peer] = "no update before the deadline"
-            if peer != self._context.peer and roster.heard_s(peer) < self._opened_s:
-                roster.suspect(peer, "silent for a whole round")
 
     def _close(self, outstanding: list[str]) -> None:
         assert self._run is not None
         assert self._base is not None
-        self._suspect(outstanding)
+        self._opening.suspect(outstanding)
         self._judge(closing=True)
         if self._ends_early():
             return
-        for peer in self._participants:
-            if peer not in self._accepted and peer not in self._refused and peer not in self._missing:
-                self._missing[peer] = "left during the round"
-        updates = tuple((peer, offer.digest, offer.examples) for peer, offer in sorted(self._accepted.items()))
+        updates = self._opening.close()
         self._enter(MERGING)
         self._context.emit(do.Aggregate(self.term, self._run.run_id, self._base.round + 1, self._base.sha256, updates))
 
@@ -546,7 +455,7 @@ class Controller:
         assert self._base is not None
         self._run = replace(self._run, finished=reason)
         self._reason = reason[:300]
-        self._participants = ()
+        self._opening.participants = ()
         self._enter(REPORTING)
         self._deadline_s = context.now_s + context.timing.final_report_s
         context.log(f"run {self._run.run_id} finished after round {self._base.round}: {reason}")
@@ -559,9 +468,9 @@ class Controller:
         assert final.base is not None
         assert final.run_id is not None
         self._run = RunRecord(final.run_id, final.run_number, final.settings, final.reason)
-        self._closed = {}
+        self._opening.closed = {}
         self._set_base(final.base)
-        self._reports = dict(final.reports)
+        self._scores.reports = dict(final.reports)
         self._reason = final.reason
         self._complete = final.complete
         self._enter(REPORTING)
@@ -574,14 +483,14 @@ class Controller:
         assert self._run is not None
         self._publish_model()
         overdue = context.now_s >= self._deadline_s
-        if not self._complete and (overdue or not self._evaluators() - set(self._reports)):
+        if not self._complete and (overdue or self._scores.all_in):
             self._complete = True
-            if self._reports:
-                self._accuracy = _mean_accuracy(self._reports)
-                self._accuracy_round = self._base.round
+            self._scores.sum_up(self._base)
             self._dirty = True
             self._deadline_s = float("inf")
-            self._log("reported", round=self._base.round, accuracy=self._accuracy, peers=len(self._reports))
+            self._log(
+                "reported", round=self._base.round, accuracy=self._scores.accuracy, peers=len(self._scores.reports)
+            )
             context.finish(self._build())
         if self._complete and self._has_said_so() and not self._is_superseded():
             self._start_if_wanted(self._run.number)
@@ -608,15 +517,12 @@ class Controller:
 
     def _set_base(self, ref: ModelRef) -> None:
         if self._base != ref:
-            self._attempt = 0
-            self._vain = 0
+            self._opening.attempt = 0
+            self._opening.vain = 0
         self._base = ref
         self._merged = None
-        self._reports = {}
-        self._accepted = {}
-        self._refused = {}
-        self._missing = {}
-        self._participants = ()
+        self._scores.reports = {}
+        self._opening.clear()
 
     def _publish_model(self) -> None:
         """Publish the base, saved first; not before it is here, when another controller committed it."""
@@ -630,7 +536,7 @@ class Controller:
         context = self._context
         settings = context.settings
         state = {TRAINING: TRAINING, MERGING: TRAINING, REPORTING: FINISHED}.get(self.phase, WAITING)
-        if self.phase == TRAINING and not self._participants:
+        if self.phase == TRAINING and not self._opening.participants:
             state = WAITING
         base = self._base if self.phase in (TRAINING, MERGING, REPORTING) else None
         run = self._run if base is not None else None
@@ -646,19 +552,19 @@ class Controller:
             run_number=run.number if run is not None else 0,
             round=(base.round + (state == TRAINING)) if base is not None else 0,
             base=base,
-            attempt=self._attempt,
-            participants=self._participants,
+            attempt=self._opening.attempt,
+            participants=self._opening.participants,
             deadline_s=min(max(self._deadline_s - context.now_s, 0.0), 1e7),
-            accepted={peer: offer.digest for peer, offer in self._accepted.items()},
-            closed_accepted=self._closed,
-            refused=self._refused,
-            missing=self._missing if state == TRAINING or self.is_short else self._silent(),
+            accepted={peer: offer.digest for peer, offer in self._opening.accepted.items()},
+            closed_accepted=self._opening.closed,
+            refused=self._opening.refused,
+            missing=self._opening.missing if state == TRAINING or self.is_short else self._silent(),
             wanted=self._wanted[0].sha256 if self._wanted is not None else None,
             wanted_from=self._wanted[1] if self._wanted is not None else None,
             reason=self._reason if state != TRAINING else "",
-            accuracy=self._accuracy,
-            accuracy_round=self._accuracy_round,
-            reports=self._reports if state == FINISHED else {},
+            accuracy=self._scores.accuracy,
+            accuracy_round=self._scores.round,
+            reports=self._scores.reports if state == FINISHED else {},
             complete=self._complete if state == FINISHED else False,
         )
 
@@ -689,26 +595,8 @@ class Controller:
             round=ref.round,
             sha256=ref.sha256,
             base=self._base.sha256 if self._base is not None else "",
-            attempt=self._attempt,
-            accepted={
-                peer: {
-                    "digest": it.digest,
-                    "examples": it.examples,
-                    "codec": it.codec,
-                    "loss": it.loss,
-                    "s": it.seconds,
-                }
-                for peer, it in sorted(self._accepted.items())
-            },
-            refused=dict(self._refused),
-            missing=dict(self._missing),
-            seconds=round(self._context.now_s - self._opened_s, 6),
+            **self._opening.summary(),
         )
-
-
-def _mean_accuracy(reports: dict[str, Report]) -> float:
-    examples = sum(report.examples for report in reports.values())
-    return sum(report.accuracy * report.examples for _, report in sorted(reports.items())) / examples
 
 
 def _settings_fields(run: RunRecord) -> dict[str, object]:

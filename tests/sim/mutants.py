@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +21,12 @@ from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState
 from edge_peer.protocol.topics import VOTE
 from edge_peer.protocol.training import Trainer
+from tests.sim.__main__ import failure
+from tests.sim.checkers import Violation
+from tests.sim.scenario import PROFILES
+from tests.sim.story import lost_branch
+
+STORY = "story"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Mutant:
     Attributes:
         caught_as: Part of the complaint that must come, so that it is caught for what it does.
         owner: What is patched, in its `attribute`, by `broken`.
-        profile: The kind of scenario that shows it soonest.
+        also: Further patches: a promise that is kept twice over must be broken twice.
+        profile: The kind of scenario that shows it soonest; `STORY`: the told one.
     """
 
     name: str
@@ -39,11 +46,14 @@ class Mutant:
     attribute: str
     broken: Callable[..., Any]
     profile: str = "everything"
+    also: tuple[tuple[Any, str, Callable[..., Any]], ...] = ()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """The core is broken while this lasts."""
-        with patch.object(self.owner, self.attribute, self.broken):
+        with ExitStack() as stack:
+            for owner, attribute, broken in ((self.owner, self.attribute, self.broken), *self.also):
+                stack.enter_context(patch.object(owner, attribute, broken))
             yield
 
 
@@ -103,7 +113,7 @@ def _counts_wrong_weights(self: Context, command: do.Command) -> None:
 
 
 def _takes_any_round(self: Controller, peer: str, offer: UpdateOffer) -> str:
-    return "" if self.phase == "training" and peer in self._participants else "no round is open"
+    return "" if self.phase == "training" and peer in self._opening.participants else "no round is open"
 
 
 def _saves_last(self: Peer, event: ev.Event, now_s: float) -> tuple[do.Command, ...]:
@@ -116,6 +126,9 @@ def _saves_no_state(self: Context, **changes: object) -> None:
 
 def _goes_back(self: Trainer, base: ModelRef) -> bool:
     return False
+
+
+_NOT_SUPERSEDED = ((Controller, "_is_superseded", lambda self: False),)
 
 
 def _never_closes(self: Controller) -> None:
@@ -132,6 +145,28 @@ def _sends_once(self: Trainer, controller: str, document: Round, update: ev.Trai
 
 #: A mutant must be caught within so many scenarios of its profile.
 SEEDS_MAX = 150
+
+
+def complaint(mutant: Mutant) -> str:
+    """What the checkers say of a mutant; empty: it was not caught as what it is."""
+    with mutant.installed():
+        for why in _complaints(mutant):
+            if mutant.caught_as in why:
+                return why
+    return ""
+
+
+def _complaints(mutant: Mutant) -> Iterator[str]:
+    if mutant.profile == STORY:
+        try:
+            lost_branch()
+        except Violation as violation:
+            yield str(violation)
+        return
+    profile = list(PROFILES).index(mutant.profile)
+    for number in range(SEEDS_MAX):
+        yield failure(profile + len(PROFILES) * number)
+
 
 MUTANTS = (
     Mutant("votes twice in a term", "votes in term", Election, "step", _votes_twice),
@@ -152,7 +187,7 @@ MUTANTS = (
     Mutant("publishes before it saves", "its disk holds", Peer, "handle", _saves_last),
     Mutant("does not save its state", "its disk does not hold", Context, "save", _saves_no_state),
     Mutant("commits without a lease", "has not answered", Controller, "_has_lease", lambda self: True, "hangs"),
-    Mutant("goes back a round", "after round", Trainer, "_is_ahead", _goes_back, "network"),
+    Mutant("goes back a round", "after round", Trainer, "_is_ahead", _goes_back, STORY, _NOT_SUPERSEDED),
     Mutant("never closes a round", "without faults", Controller, "_open", _never_closes, "operator"),
     Mutant("never sends an update again", "in vain", Trainer, "_send", _sends_once, "network"),
     Mutant("goes on with a finished run", "knows as finished", Context, "is_finished", lambda self, record: False),
