@@ -301,3 +301,25 @@ def test_old_models_are_let_go() -> None:  # I10
         hand.tell(ev.ModelReceived("c", replace(ref(1), sha256=digest(str(number)))))
     assert len(hand.peer._context.models) <= 10
     assert hand.all(do.KeepModels)
+
+
+def test_a_new_model_is_written_while_the_training_from_it_is_on() -> None:
+    """Rule: what others may hear of is on the disk before; what they do not hear of need not wait for the disk."""
+    hand = Hand()
+    hand.follow(round_document("b", base=ref(0)))
+    hand.tell(ev.ModelReceived("b", ref(1)))
+    assert not hand.newly(do.SaveModel)
+    hand.hear("b", round_document("b", beat=1, base=ref(1)))
+    order = [type(it) for it in hand.new if isinstance(it, do.StartTraining | do.SaveModel)]
+    assert order == [do.StartTraining, do.SaveModel]
+    assert hand.newly(do.SaveModel)[0].ref == ref(1)
+
+
+def test_a_model_is_on_the_disk_before_its_holder_says_so() -> None:
+    hand = Hand()
+    hand.follow(round_document("b", base=ref(0)))
+    hand.tell(ev.ModelReceived("b", ref(1)))
+    hand.hear("b", presence("b", online=False))
+    order = [it for it in hand.new if isinstance(it, do.SaveModel) or getattr(it, "kind", "") == PRESENCE]
+    assert isinstance(order[0], do.SaveModel)
+    assert order[1].document.newest == ref(1)

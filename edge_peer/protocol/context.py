@@ -53,6 +53,7 @@ class Context:
         self.note = ""
         self.failed_note = ""
         self._published: Presence | None = None
+        self._unsaved = False
 
     def emit(self, command: do.Command) -> None:
         """Give a command."""
@@ -69,14 +70,27 @@ class Context:
             self.state = state
             self.emit(do.SaveState(state))
 
-    def hold(self, ref: ModelRef) -> bool:
-        """Keep a model that the shell holds as the newest, if it is; its file names it, so the state need not."""
+    def hold(self, ref: ModelRef, later: bool = False) -> bool:
+        """Keep a model that the shell holds as the newest, if it is; its file names it, so the state need not.
+
+        Args:
+            ref: The model.
+            later: Writing it can wait until this peer says that it holds it: a card may take as long as a round.
+        """
         self.models.add(ref.sha256)
-        if self.state.held is not None and ref.order <= self.state.held.order:
-            return False
-        self.state = replace(self.state, held=ref)
-        self.emit(do.SaveModel(ref))
-        return True
+        newer = self.state.held is None or ref.order > self.state.held.order
+        if newer:
+            self.state = replace(self.state, held=ref)
+            self._unsaved = True
+        if not later:
+            self.save_held()
+        return newer
+
+    def save_held(self) -> None:
+        """Have the newest model written before what follows."""
+        if self._unsaved and self.state.held is not None:
+            self._unsaved = False
+            self.emit(do.SaveModel(self.state.held))
 
     def presence(self, online: bool = True) -> Presence:
         """This peer's presence as it is now."""
@@ -110,6 +124,7 @@ class Context:
         said = self._published
         if always or said is None or replace(presence, newest=said.newest, elected=said.elected) != said:
             self._published = presence
+            self.save_held()
             self.emit(do.Publish(PRESENCE, presence))
 
     def everyone(self) -> dict[str, Presence]:

@@ -325,7 +325,7 @@ class Peer:
             self._trainer.forget_models(event.ref.sha256)
         run = context.state.run
         if (run is not None and event.ref.run_id == run.run_id) or event.ref.run_number > context.finished_number():
-            context.hold(event.ref)
+            context.hold(event.ref, later=True)
         if event.peer != context.peer:
             context.roster.heard(event.peer, context.now_s)
 

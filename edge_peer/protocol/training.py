@@ -140,11 +140,13 @@ class Trainer:
             return
         self._asked_s = None
         if taking_part:
-            self._context.hold(base)
+            self._context.hold(base, later=True)
         self._keep(base)
         self._evaluate(base)
         if document.state == TRAINING and run is not None and run.finished is None:
             self._train(controller, document, base)
+        # Only now, while the worker trains already.
+        self._context.save_held()
         self._tell(controller, document, taking_part)
         if document.state == FINISHED and taking_part:
             self._hand_in(controller, document, base)
@@ -214,6 +216,7 @@ class Trainer:
             return
         if held.sha256 == document.wanted and context.now_s >= self._served_s + context.timing.resend_s / 2:
             self._served_s = context.now_s
+            context.save_held()
             context.emit(do.PublishModel(held, retained=False))
 
     def _answer_if_missed(self, document: Round) -> None:
