@@ -161,6 +161,8 @@ class Broker:
         self._cut: dict[str, Connection | None] = {}
         self._mute: dict[str, object] = {}
         self._stored: dict[tuple[str, str], Any] = {}
+        #: How often it has restarted from old storage.
+        self.went_back = 0
         self.schedule.after(STORE_EVERY_S, self._store)
 
     def delay_s(self) -> float:
@@ -307,6 +309,7 @@ class Broker:
             self._end(connection, will=False)
         if storage == "stored":
             self.retained = dict(self._stored)
+            self.went_back += 1
         elif storage == "none":
             self.retained = {}
             self._stored = {}

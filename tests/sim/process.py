@@ -339,6 +339,8 @@ class Process:
         elif isinstance(command, do.Exit):
             self.send("disconnect")
             self.alive = False
+            if command.failed:
+                self.world.revive(board)
 
     def _submit(self, command: do.StartTraining | do.StartEvaluation) -> None:
         digest = command.key.base if isinstance(command, do.StartTraining) else command.ref.sha256

@@ -229,7 +229,7 @@ class World:
             self._end(process, kind)
         elif kind == "crash between commands":
             process.trap = (self.rng.randrange(12), "crash")
-            self._revive(process.board)
+            self.revive(process.board)
         elif kind == "hang":
             self.hang(process)
         elif kind == "hang between commands":
@@ -254,9 +254,9 @@ class World:
             process.post(ev.ShutdownRequested())
         else:
             self.kill(process, power=kind == "power cut")
-        self._revive(process.board)
+        self.revive(process.board)
 
-    def _revive(self, board: Board) -> None:
+    def revive(self, board: Board) -> None:
         """systemd or the grid brings a board back after a while."""
 
         def check() -> None:
