@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_a_torn_line_of_the_round_log_is_cut_off(tmp_path: Path) -> None:
     assert [it["round"] for it in log(tmp_path / "run-1")] == [1, 2]
 
 
-def test_rows_are_on_the_disk_when_the_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_puts_what_was_written_on_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     real = os.fsync
 
@@ -216,9 +217,26 @@ def test_rows_are_on_the_disk_when_the_call_returns(tmp_path: Path, monkeypatch:
         synced.append(os.fstat(descriptor).st_size)
         real(descriptor)
 
+    history = History(tmp_path, "kitchen")
     monkeypatch.setattr(os, "fsync", fsync)
-    write(tmp_path, row(0))
-    assert synced == [(tmp_path / "run-1/kitchen.csv").stat().st_size]
+    for number in range(3):
+        history.write_row(row(number), 0, 0, 0)
+        history.log_round("run-1", "opened", {"round": number})
+    assert synced == [], "a line is not worth a block of an SD card"
+    history.sync()
+    files = [tmp_path / "run-1/kitchen.csv", tmp_path / "run-1/rounds.jsonl"]
+    assert sorted(synced) == sorted(path.stat().st_size for path in files)
+    history.sync()
+    assert len(synced) == 2
+
+
+def test_a_run_folder_that_somebody_has_removed_is_an_error_once(tmp_path: Path) -> None:
+    history = History(tmp_path, "kitchen")
+    history.write_row(row(0), 0, 0, 0)
+    shutil.rmtree(tmp_path / "run-1")
+    with pytest.raises(FileNotFoundError):
+        history.sync()
+    history.sync()
 
 
 def test_time_is_utc_with_its_offset() -> None:

@@ -40,6 +40,8 @@ from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifa
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0
 HEALTH_S = 30.0
+#: What a loss of power may cost of the CSV and the round log.
+SYNC_S = 5.0
 FLUSH_S = 2.0
 COMPLAIN_S = 60.0
 #: Bytes that a model's or update's metadata and topic take beside its values.
@@ -120,6 +122,7 @@ class Daemon:
         self._tick_at_s = 0.0
         self._ping_at_s = 0.0
         self._health_at_s = 0.0
+        self._sync_at_s = 0.0
         self._commands: dict[type, Callable[..., None]] = {
             do.Subscribe: self._do_subscribe,
             do.Unsubscribe: lambda it: self._online(
@@ -203,6 +206,8 @@ class Daemon:
                 self._connection.close()
         finally:
             self._notifier.send(STOPPING="1")
+            with self._only_a_record("records"):
+                self._history.sync()
             if self._worker is not None:
                 self._worker.stop()
         LOG.info("ends: %s", self._exit.reason if self._exit else "")
@@ -290,6 +295,10 @@ class Daemon:
         if self._connection is not None and now >= self._tick_at_s:
             self._tick_at_s = now + TICK_S
             self._connection.tick()
+        if now >= self._sync_at_s:
+            self._sync_at_s = now + SYNC_S
+            with self._only_a_record("records"):
+                self._history.sync()
         interval = self._notifier.interval_s
         if interval is not None and now >= self._ping_at_s:
             self._ping_at_s = now + interval

@@ -54,6 +54,8 @@ class History:
         self._peer = peer
         self._last_round: dict[str, int] = {}
         self._logs: set[Path] = set()
+        #: Written to since the last `sync`.
+        self._unsynced: set[Path] = set()
 
     def run_folder(self, run_id: str) -> Path:
         """The run's folder; made if it is not there."""
@@ -97,7 +99,7 @@ class History:
         if not path.exists() or path.stat().st_size == 0:
             writer.writeheader()
         writer.writerow(values)
-        _append(path, text.getvalue().encode(), durable=True)
+        self._append(path, text.getvalue().encode())
         self._last_round[row.run_id] = row.round
 
     def log_round(self, run_id: str | None, event: str, fields: Mapping[str, object]) -> None:
@@ -109,25 +111,39 @@ class History:
         if path not in self._logs:
             _mend(path)
         self._logs.discard(path)
-        # Without an fsync, which costs an SD card a block: a run goes on from its checkpoint, not from its log.
-        _append(path, json.dumps(line, sort_keys=True).encode() + b"\n", durable=False)
+        self._append(path, json.dumps(line, sort_keys=True).encode() + b"\n")
         self._logs.add(path)
+
+    def _append(self, path: Path, content: bytes) -> None:
+        self._unsynced.add(path)
+        _append(path, content)
+
+    def sync(self) -> None:
+        """Have everything that was written on the disk; raises OSError.
+
+        To be called every few seconds and at the end, not for each line: each call costs an SD card some blocks, and a
+        loss of power may cost a few lines for people. A run goes on from its checkpoint, not from these files.
+        """
+        while self._unsynced:
+            descriptor = os.open(self._unsynced.pop(), os.O_WRONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _append(path: Path, content: bytes, durable: bool) -> None:
-    """Append, and fsync: after a loss of power the last line is whole, or torn and cut off by `_mend`."""
+def _append(path: Path, content: bytes) -> None:
+    """Append: after a crash the last line is whole, or torn and cut off by `_mend`."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         left = memoryview(content)
         while left:
             # A disk that fills up takes a part, and refuses the rest at the next call.
             left = left[os.write(descriptor, left) :]
-        if durable:
-            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
