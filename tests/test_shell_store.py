@@ -15,7 +15,7 @@ from tiny import LAYOUT, ref_of, vector
 
 from aggregator_core import Layout, Tensor
 from edge_peer.errors import ResourceError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.messages import ModelRef, RunSettings
 from edge_peer.protocol.state import RunRecord, SavedState
 from edge_peer.shell.store import Store, write_atomically
 
@@ -24,6 +24,12 @@ STATE = SavedState(voted_term=4, voted_for="roof", elected_term=3, run=RunRecord
 
 class PowerLossError(BaseException):
     """The process is gone; no handler of ours may swallow it."""
+
+
+def save(store: Store, layout: Layout, ref: ModelRef, model: Any) -> None:
+    """Write a model, and wait for it."""
+    store.save_model(layout, ref, model)
+    store.settle()
 
 
 def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -50,7 +56,7 @@ def test_what_was_saved_is_loaded_by_the_next_process(tmp_path: Path) -> None:
     store, model = Store(tmp_path / "new" / "state"), vector()
     assert store.load(LAYOUT) == (SavedState(), None)
     store.save_state(STATE)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     state, found = Store(tmp_path / "new" / "state").load(LAYOUT)
     assert state == replace(STATE, held=ref_of(model))
     assert found is not None
@@ -62,7 +68,7 @@ def test_the_checkpoint_says_which_model_is_held(tmp_path: Path) -> None:
     store, model = Store(tmp_path), vector()
     store.save_state(replace(STATE, held=ref_of(vector(9))))
     assert Store(tmp_path).load(LAYOUT)[0].held is None
-    store.save_model(LAYOUT, ref_of(model, 7), model)
+    save(store, LAYOUT, ref_of(model, 7), model)
     assert Store(tmp_path).load(LAYOUT)[0].held == ref_of(model, 7)
 
 
@@ -94,11 +100,11 @@ def test_after_a_loss_of_power_the_model_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     store, old, new = Store(tmp_path), vector(1), vector(2)
-    store.save_model(LAYOUT, ref_of(old, 1), old)
+    save(store, LAYOUT, ref_of(old, 1), old)
     with monkeypatch.context() as patch:
         dying_at(step, patch)
         with pytest.raises(PowerLossError):
-            store.save_model(LAYOUT, ref_of(new, 2), new)
+            save(store, LAYOUT, ref_of(new, 2), new)
     state, found = Store(tmp_path).load(LAYOUT)
     expected, round_ = (old, 1) if step < 3 else (new, 2)
     assert state.held == ref_of(expected, round_)
@@ -146,31 +152,31 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_nothing_is_written_when_nothing_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, model = Store(tmp_path), vector()
     store.save_state(STATE)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     before = store.bytes_written
     calls = counting(monkeypatch)
     store.save_state(STATE)
     store.save_state(replace(STATE, held=ref_of(model)))
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     assert (calls, store.bytes_written) == ([], before)
 
 
 def test_nothing_is_written_after_a_restart_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, model = Store(tmp_path), vector()
     store.save_state(STATE)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     store = Store(tmp_path)
     state, found = store.load(LAYOUT)
     calls = counting(monkeypatch)
     store.save_state(state)
-    store.save_model(LAYOUT, ref_of(model), found)
+    save(store, LAYOUT, ref_of(model), found)
     assert (calls, store.bytes_written) == ([], 0)
 
 
 def test_bytes_are_counted(tmp_path: Path) -> None:
     store, model = Store(tmp_path), vector()
     store.save_state(STATE)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     names = ("state.json", "checkpoint.safetensors")
     assert store.bytes_written == sum((tmp_path / name).stat().st_size for name in names)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
@@ -190,7 +196,7 @@ DAMAGED = {
 def test_a_damaged_state_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     store, model = Store(tmp_path), vector()
     store.save_state(STATE)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     (tmp_path / "state.json").write_bytes(DAMAGED[name])
     with caplog.at_level(logging.ERROR):
         state, found = Store(tmp_path).load(LAYOUT)
@@ -205,7 +211,7 @@ def test_a_damaged_state_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_a_checkpoint_with_any_byte_changed_is_set_aside(tmp_path: Path) -> None:
     store, model = Store(tmp_path), vector()
     store.save_state(STATE)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     whole = (tmp_path / "checkpoint.safetensors").read_bytes()
     values = len(whole) - 4 * LAYOUT.size
     for place in range(values, len(whole)):
@@ -218,7 +224,7 @@ def test_a_checkpoint_with_any_byte_changed_is_set_aside(tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_model_is_set_aside(tmp_path: Path) -> None:
     model = vector()
-    Store(tmp_path).save_model(LAYOUT, ref_of(model), model)
+    save(Store(tmp_path), LAYOUT, ref_of(model), model)
     other = Layout((Tensor("dense/kernel", (9,), 0),))
     assert Store(tmp_path).load(other) == (SavedState(), None)
     assert (tmp_path / "checkpoint.safetensors.damaged").exists()
@@ -229,7 +235,7 @@ def test_a_damaged_checkpoint_is_written_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"rubbish")
     store = Store(tmp_path)
     store.load(LAYOUT)
-    store.save_model(LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(model), model)
     assert Store(tmp_path).load(LAYOUT)[0].held == ref_of(model)
 
 
@@ -245,3 +251,14 @@ def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "state.json").mkdir()
     with pytest.raises(ResourceError, match=r"state\.json: cannot be read \(Is a directory\)"):
         Store(tmp_path).load(LAYOUT)
+
+
+def test_a_model_that_the_disk_refuses_is_told_when_it_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, model = Store(tmp_path), vector()
+    (tmp_path / ".checkpoint.safetensors.new").mkdir()
+    store.save_model(LAYOUT, ref_of(model), model)
+    for _ in range(2):
+        with pytest.raises(ResourceError, match=r"checkpoint\.safetensors: cannot be written"):
+            store.settle()
+    with pytest.raises(ResourceError):
+        store.settle(wait=False)

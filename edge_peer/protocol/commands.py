@@ -1,6 +1,7 @@
 """What a peer wants done: the only outputs of the protocol. The shell runs them in order.
 
-`SaveState` and `SaveModel` are durable (fsync) before the next command is run, because what follows may depend on them.
+`SaveState` is durable (fsync) before the next command is run, because what follows may depend on it; `SaveModel` before
+the next retained document, which may tell others of it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class SaveState:
 
 @dataclass(frozen=True, slots=True)
 class SaveModel:
-    """Write the model to disk, durably, before the next command."""
+    """Write the model to disk, durably, before the next retained document."""
 
     ref: ModelRef
 

@@ -200,6 +200,7 @@ class Daemon:
         try:
             while self._exit is None:
                 self._turn()
+            self._store.settle()
             self._flush()
             if self._connection is not None:
                 # Only here: after anything else the socket just closes, and the broker publishes the will.
@@ -299,6 +300,7 @@ class Daemon:
             self._sync_at_s = now + SYNC_S
             with self._only_a_record("records"):
                 self._history.sync()
+        self._store.settle(wait=False)
         interval = self._notifier.interval_s
         if interval is not None and now >= self._ping_at_s:
             self._ping_at_s = now + interval
@@ -421,10 +423,13 @@ class Daemon:
 
     def _do_publish(self, command: do.Publish) -> None:
         payload = encode(command.document) if command.document is not None else b""
+        if command.kind in RETAINED:
+            self._store.settle()
         self._send(command.kind, payload, retain=command.kind in RETAINED)
 
     def _do_publish_model(self, command: do.PublishModel) -> None:
         vector = self._vectors.model(command.ref.sha256)
+        self._store.settle()
         if vector is not None:
             self._send(MODEL, encode_model(self._artifacts.layout, command.ref, vector), retain=command.retained)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class Store:
         self._checkpoint_path = folder / "checkpoint.safetensors"
         self._state: bytes = b""
         self._held: ModelRef | None = None
+        self._writing: threading.Thread | None = None
+        self._failed: BaseException | None = None
         self.bytes_written = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +90,36 @@ class Store:
             self._state = content
 
     def save_model(self, layout: Layout, ref: ModelRef, vector: F32) -> None:
-        """Write the newest model, unless it is there already; raises ResourceError when the disk does not take it."""
+        """Begin to write the newest model, unless it is there already; `settle` waits for it.
+
+        On a thread of its own: a slow card takes as long as a round, in which the broker wants to be answered.
+
+        Raises:
+            ResourceError: The disk has not taken the one before.
+        """
+        self.settle()
         if ref != self._held:
-            self._write(self._checkpoint_path, encode_model(layout, ref, vector))
             self._held = ref
+            self._writing = threading.Thread(target=self._write_model, args=(layout, ref, vector), name="disk")
+            self._writing.start()
+
+    def _write_model(self, layout: Layout, ref: ModelRef, vector: F32) -> None:
+        try:
+            self._write(self._checkpoint_path, encode_model(layout, ref, vector))
+        except BaseException as error:  # noqa: BLE001 - not lost: `settle` raises it where the loop sees it
+            self._failed = error
+
+    def settle(self, wait: bool = True) -> None:
+        """Return when the model is on the disk; without `wait`, look only whether writing it has failed.
+
+        Raises:
+            ResourceError: The disk does not take it.
+        """
+        if self._writing is not None and wait:
+            self._writing.join()
+            self._writing = None
+        if self._failed is not None:
+            raise self._failed
 
     def _write(self, path: Path, content: bytes) -> None:
         try:

@@ -85,6 +85,12 @@ class Checkers:
         if held is not None:
             self._rises(self._held, peer, held.order, "newest model on the disk")
 
+    def saved(self, process: Process) -> None:
+        """A model is on a board's disk now."""
+        held = process.board.held
+        assert held is not None
+        self._rises(self._held, process.name, held.order, "newest model on the disk")
+
     @staticmethod
     def _rises(values: dict, peer: str, value: object, what: str) -> None:
         if peer in values and value < values[peer]:
@@ -102,8 +108,6 @@ class Checkers:
             self._round(process, command.document)
         elif isinstance(command, do.PublishModel):
             self._model(process, command)
-        elif isinstance(command, do.SaveModel):
-            self._rises(self._held, process.name, command.ref.order, "newest model on the disk")
         elif isinstance(command, do.StartTraining):
             self._training(process, command.key)
         elif isinstance(command, do.PublishUpdate):

@@ -128,6 +128,8 @@ class Process:
         if board.held is not None and board.vector is not None:
             self.models[board.held.sha256] = board.vector
         self.updates: dict[str, np.ndarray] = {}
+        #: What the disk thread is at.
+        self._saving: tuple[ModelRef, np.ndarray] | None = None
         self.own: tuple[str, np.ndarray] | None = None
         self.peer = peer_type(
             world.settings(board, self.session), state, random.Random(world.rng.random()), world.stamp
@@ -249,6 +251,7 @@ class Process:
             command = self._commands.popleft()
             if not isinstance(command, do.SetStatus):
                 self.world.trace(self, f"-> {brief(command)}")
+            self._settle(command)
             self.world.checkers.before(self, command)
             self._do(command)
 
@@ -298,6 +301,17 @@ class Process:
 
     # ------------------------------------------------------------------ commands
 
+    def _settle(self, command: do.Command) -> None:
+        """A model is written on a thread of its own: it is on the disk some time before the next retained document."""
+        retained = isinstance(command, do.PublishModel) or (
+            isinstance(command, do.Publish) and command.kind in RETAINED
+        )
+        due = retained or isinstance(command, do.SaveModel | do.Exit)
+        if self._saving is not None and (due or self.world.rng.random() < 0.3):
+            self.board.held, self.board.vector = self._saving
+            self._saving = None
+            self.world.checkers.saved(self)
+
     def _do(self, command: do.Command) -> None:
         board = self.board
         if isinstance(command, do.Subscribe):
@@ -322,7 +336,7 @@ class Process:
             vector = self.models.get(command.ref.sha256)
             if vector is None:
                 raise Violation(f"{self.name} saves a model that it does not hold: {command.ref}")
-            board.held, board.vector = command.ref, vector
+            self._saving = (command.ref, vector)
         elif isinstance(command, do.KeepModels):
             keep = command.digests | {digest_of(INITIAL)}
             self.models = {digest: vector for digest, vector in self.models.items() if digest in keep}
