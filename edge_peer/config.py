@@ -220,6 +220,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "timing.startup_window_s": (0, 3600),
     "timing.resend_s": (0.1, 600),
     "timing.final_report_s": (0, 3600),
+    "timing.checkpoint_s": (0, 3600),
     "trainer.threads": (1, 64),
     "limits.peers_max": (1, 4096),
 }

@@ -307,6 +307,7 @@ def test_a_new_model_is_written_while_the_training_from_it_is_on() -> None:
     """Rule: what others may hear of is on the disk before; what they do not hear of need not wait for the disk."""
     hand = Hand()
     hand.follow(round_document("b", base=ref(0)))
+    hand.wait(TIMING.checkpoint_s)
     hand.tell(ev.ModelReceived("b", ref(1)))
     assert not hand.newly(do.SaveModel)
     hand.hear("b", round_document("b", beat=1, base=ref(1)))
@@ -323,3 +324,16 @@ def test_a_model_is_on_the_disk_before_its_holder_says_so() -> None:
     order = [it for it in hand.new if isinstance(it, do.SaveModel) or getattr(it, "kind", "") == PRESENCE]
     assert isinstance(order[0], do.SaveModel)
     assert order[1].document.newest == ref(1)
+
+
+def test_rounds_that_follow_each_other_fast_are_not_all_written() -> None:
+    """Rule: SD cards wear out; what nobody has heard of may be lost with the power."""
+    hand = Hand()
+    hand.follow(round_document("b", base=ref(0)))
+    hand.wait(TIMING.checkpoint_s)
+    for number in (1, 2, 3):
+        hand.tell(ev.ModelReceived("b", ref(number)))
+        hand.hear("b", round_document("b", beat=number, base=ref(number)))
+    assert [it.ref.round for it in hand.all(do.SaveModel)] == [0, 1]
+    hand.wait(TIMING.checkpoint_s)
+    assert [it.ref.round for it in hand.all(do.SaveModel)] == [0, 1, 3]

@@ -54,6 +54,7 @@ class Context:
         self.failed_note = ""
         self._published: Presence | None = None
         self._unsaved = False
+        self._saved_s = float("-inf")
 
     def emit(self, command: do.Command) -> None:
         """Give a command."""
@@ -90,7 +91,15 @@ class Context:
         """Have the newest model written before what follows."""
         if self._unsaved and self.state.held is not None:
             self._unsaved = False
+            self._saved_s = self.now_s
             self.emit(do.SaveModel(self.state.held))
+
+    def save_held_in_time(self) -> float:
+        """The same, but not more often than every `checkpoint_s`; returns when to call it again at the latest."""
+        due_s = self._saved_s + self.timing.checkpoint_s
+        if self.now_s >= due_s:
+            self.save_held()
+        return due_s if self._unsaved else float("inf")
 
     def presence(self, online: bool = True) -> Presence:
         """This peer's presence as it is now."""

@@ -505,7 +505,8 @@ class Controller:
     def _enter(self, phase: str) -> None:
         assert (self.phase, phase) in CHANGES, f"from {self.phase} to {phase}"
         self.phase = phase
-        self._dirty = True
+        # A merge is over before anybody could read of it; the document after it says what came of it.
+        self._dirty = self._dirty or phase != MERGING
         if phase in (IDLE, MERGING):
             self._deadline_s = float("inf")
 

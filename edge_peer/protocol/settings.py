@@ -19,6 +19,8 @@ class Timing:
         startup_window_s: Without a roster, a peer alone waits this long for others before it elects itself.
         resend_s: What should have arrived by now is asked for, or sent, again.
         final_report_s: After the end of a run the controller waits at most this long for final reports.
+        checkpoint_s: A trainer writes the global model at most this often while rounds follow each other faster; the
+            controller writes every model before it publishes it.
     """
 
     grace_s: float = 0.5
@@ -28,6 +30,7 @@ class Timing:
     startup_window_s: float = 10.0
     resend_s: float = 5.0
     final_report_s: float = 60.0
+    checkpoint_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

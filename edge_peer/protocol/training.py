@@ -146,7 +146,10 @@ class Trainer:
         if document.state == TRAINING and run is not None and run.finished is None:
             self._train(controller, document, base)
         # Only now, while the worker trains already.
-        self._context.save_held()
+        if document.state == TRAINING:
+            self._wake(self._context.save_held_in_time())
+        else:
+            self._context.save_held()
         self._tell(controller, document, taking_part)
         if document.state == FINISHED and taking_part:
             self._hand_in(controller, document, base)

@@ -7,6 +7,7 @@ keepalive too, and the broker tells the others.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 from collections import deque
@@ -25,6 +26,8 @@ from edge_peer.errors import BrokerError, ConfigError
 SESSION_TAKEN_OVER = 0x8E
 #: A lost update is sent again by the protocol; the broker need not keep it longer.
 UPDATE_EXPIRY_S = 300
+#: Read before what came is acted upon, so that a flood does not keep the timers waiting.
+PACKETS_A_TURN = 16
 #: Linux alone has it; elsewhere every packet goes on its own.
 CORK: int | None = getattr(socket, "TCP_CORK", None)
 #: Publishes that wait for their acknowledgement at a time; more are queued by paho.
@@ -138,12 +141,15 @@ class Connection:
         return not self._unacknowledged and not self.wants_write
 
     def read(self) -> None:
-        """Take in what the socket has."""
-        self._check(self._client.loop_read())
-        it = self.socket()
-        while it is not None and isinstance(it, ssl.SSLSocket) and it.pending():
+        """Take in what the socket has, up to some packets: each call of paho's takes one."""
+        for _ in range(PACKETS_A_TURN):
             self._check(self._client.loop_read())
             it = self.socket()
+            if it is None:
+                return
+            waits = isinstance(it, ssl.SSLSocket) and it.pending()
+            if not waits and not select.select([it], [], [], 0)[0]:
+                return
 
     def write(self) -> None:
         """Send what waits."""
@@ -159,9 +165,13 @@ class Connection:
         An event sets off a handful of small packets. Each alone would wake the broker, and cost a packet on the air.
         """
         it = self.socket()
-        if it is not None and CORK is not None:
-            with contextlib.suppress(OSError):
-                it.setsockopt(socket.IPPROTO_TCP, CORK, int(held))
+        if it is None or CORK is None:
+            return
+        try:
+            it.setsockopt(socket.IPPROTO_TCP, CORK, int(held))
+        except OSError:
+            # The connection is gone; the next read says so.
+            return
 
     def subscribe(self, topics: list[str], own: bool = True) -> None:
         """Subscribe, QoS 1; the broker sends what is retained, also to a repeated subscription.

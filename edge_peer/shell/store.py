@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,10 @@ class Store:
         self._checkpoint_path = folder / "checkpoint.safetensors"
         self._state: bytes = b""
         self._held: ModelRef | None = None
-        self._writing: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
+        self._models: queue.SimpleQueue[tuple[Layout, ModelRef, F32]] = queue.SimpleQueue()
+        self._written = threading.Event()
+        self._written.set()
         self._failed: BaseException | None = None
         self.bytes_written = 0
         try:
@@ -100,14 +104,19 @@ class Store:
         self.settle()
         if ref != self._held:
             self._held = ref
-            self._writing = threading.Thread(target=self._write_model, args=(layout, ref, vector), name="disk")
-            self._writing.start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_models, name="disk", daemon=True)
+                self._thread.start()
+            self._written.clear()
+            self._models.put((layout, ref, vector))
 
-    def _write_model(self, layout: Layout, ref: ModelRef, vector: F32) -> None:
-        try:
-            self._write(self._checkpoint_path, encode_model(layout, ref, vector))
-        except BaseException as error:  # noqa: BLE001 - not lost: `settle` raises it where the loop sees it
-            self._failed = error
+    def _write_models(self) -> None:
+        while True:
+            try:
+                self._write(self._checkpoint_path, encode_model(*self._models.get()))
+            except BaseException as error:  # noqa: BLE001 - not lost: `settle` raises it where the loop sees it
+                self._failed = error
+            self._written.set()
 
     def settle(self, wait: bool = True) -> None:
         """Return when the model is on the disk; without `wait`, look only whether writing it has failed.
@@ -115,9 +124,8 @@ class Store:
         Raises:
             ResourceError: The disk does not take it.
         """
-        if self._writing is not None and wait:
-            self._writing.join()
-            self._writing = None
+        if wait:
+            self._written.wait()
         if self._failed is not None:
             raise self._failed
 

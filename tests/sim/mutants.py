@@ -190,6 +190,13 @@ MUTANTS = (
     Mutant("goes back a round", "after round", Trainer, "_is_ahead", _goes_back, STORY, _NOT_SUPERSEDED),
     Mutant("never closes a round", "without faults", Controller, "_open", _never_closes, "operator"),
     Mutant("never sends an update again", "in vain", Trainer, "_send", _sends_once, "network"),
-    Mutant("goes on with a finished run", "knows as finished", Context, "is_finished", lambda self, record: False),
+    Mutant(
+        "goes on with a finished run",
+        "knows as finished",
+        Context,
+        "is_finished",
+        lambda self, record: False,
+        "network",
+    ),
     Mutant("wakes for what is past", "busy loop", Trainer, "next_deadline_s", lambda self: self._context.now_s),
 )
