@@ -311,6 +311,17 @@ def test_a_malformed_update_is_refused_with_its_reason() -> None:  # R3
     assert [peer for peer, _, _ in hand.last(do.Aggregate).updates] == ["a", "c"]
 
 
+def test_the_bound_on_the_norm_is_the_runs_own_for_the_controllers_update_too() -> None:  # R3
+    hand = leading(update_norm_max=2.0)
+    it = offer("b", hand.base)
+    hand.tell(ev.UpdateReceived("b", it, "", 2.5))
+    assert hand.document.refused == {"b": "L2 norm 2.5 is above the bound 2"}
+    hand.tell(ev.UpdateReceived("c", offer("c", hand.base), "", 2.0))
+    key = hand.last(do.StartTraining).key
+    hand.tell(ev.TrainingDone(key, digest("own"), 10, 0.5, 1.0, norm=3.0))
+    assert set(hand.document.refused) == {"a", "b"}
+
+
 def test_a_good_update_after_a_refused_one_counts() -> None:  # R3
     hand = leading()
     hand.update("b", problem="value 3 is not finite")

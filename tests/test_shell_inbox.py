@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import LAYOUT, offer_of, ref_of, vector
 
+from aggregator_core import l2_norm
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings, Start, Stop, Vote, encode
+from edge_peer.protocol.messages import Start, Stop, Vote, encode
 from edge_peer.protocol.topics import KINDS, MODEL, START, STOP, TENSORS, UPDATE, VOTE, Topics
 from edge_peer.shell.inbox import COMPLAINTS_MAX, Inbox
 from edge_peer.shell.mqtt import Message
@@ -24,12 +25,17 @@ TOPICS = Topics("home")
 INITIAL = vector(0)
 
 
+def received(peer: str, change: np.ndarray) -> ev.UpdateReceived:
+    """The event of a good update."""
+    return ev.UpdateReceived(peer, offer_of(change), "", l2_norm(change))
+
+
 class Fixture:
     """An inbox and what it fills."""
 
-    def __init__(self, updates_max: int = 100, run: RunSettings | None = None) -> None:
+    def __init__(self, updates_max: int = 100) -> None:
         self.vectors = Vectors(INITIAL)
-        self.inbox = Inbox(TOPICS, LAYOUT, self.vectors, run or RunSettings(), updates_max)
+        self.inbox = Inbox(TOPICS, LAYOUT, self.vectors, updates_max)
 
     def read(self, peer: str, kind: str, payload: bytes, retained: bool = False) -> ev.Event | None:
         return self.inbox.read(Message(TOPICS.of(peer, kind), payload, retained))
@@ -77,7 +83,7 @@ def test_a_model_that_is_held_already_is_known_by_its_metadata() -> None:
 def test_an_update_is_held_before_its_event() -> None:
     it = Fixture()
     change = vector(5)
-    assert it.update("roof", 5) == ev.UpdateReceived("roof", offer_of(change))
+    assert it.update("roof", 5) == received("roof", change)
     base = ref_of(INITIAL).sha256
     digest, merged = it.vectors.merge(base, (("roof", offer_of(change).digest, 100),))
     np.testing.assert_allclose(merged, INITIAL + change, rtol=1e-6)
@@ -85,12 +91,11 @@ def test_an_update_is_held_before_its_event() -> None:
 
 
 def test_a_bad_update_is_told_and_not_held() -> None:
-    it = Fixture(run=RunSettings(update_norm_max=1.0))
+    it = Fixture()
     nan = vector(5)
     nan[3] = np.nan
     bad = {
         "1 of 9 values are not finite": encode_update(offer_of(nan), nan),
-        "is above the bound 1": encode_update(offer_of(vector(6)), vector(6)),
         "the offer says": encode_update(offer_of(vector(6)), vector(7)),
         "codec 'zip'": encode_update(offer_of(vector(6), "zip"), vector(6)),
         "expected float32[9]": encode_update(offer_of(vector(6)), vector(6)[:8]),
@@ -105,12 +110,13 @@ def test_a_bad_update_is_told_and_not_held() -> None:
     assert it.vectors.held == (1, 0)
 
 
-def test_an_update_without_a_bound_on_its_norm_may_be_long() -> None:
-    it = Fixture(run=RunSettings(update_norm_max=0.0))
+def test_the_norm_of_an_update_is_told_and_left_to_the_run_to_judge() -> None:
+    it = Fixture()
     long = np.full(LAYOUT.size, 1e30, np.float32)
     event = it.read("roof", UPDATE, encode_update(offer_of(long), long))
     assert isinstance(event, ev.UpdateReceived)
     assert event.problem == ""
+    assert event.norm == pytest.approx(3e30)
 
 
 # ---------------------------------------------------------------------- what is not one
@@ -240,9 +246,9 @@ def test_one_peer_cannot_take_the_room_of_the_others_updates(caplog: pytest.LogC
     events = [it.update("mallory", seed) for seed in range(1, 50)]
     assert [event is not None for event in events] == [True] * FROM_ONE_PEER_MAX + [False] * (49 - FROM_ONE_PEER_MAX)
     assert "more updates than are held at a time" in caplog.text
-    assert it.update("roof", 100) == ev.UpdateReceived("roof", offer_of(vector(100)))
+    assert it.update("roof", 100) == received("roof", vector(100))
     # The first one may be accepted already: it is still there, and may be sent again.
-    assert it.update("mallory", 1) == ev.UpdateReceived("mallory", offer_of(vector(1)))
+    assert it.update("mallory", 1) == received("mallory", vector(1))
     it.vectors.keep_updates(frozenset())
     assert it.vectors.held == (1, 0)
     assert it.update("mallory", 7) is not None

@@ -47,12 +47,14 @@ class UpdateReceived:
     """An update arrived; the shell keeps its vector under the offer's digest.
 
     Attributes:
-        problem: What is wrong with its vector (shape, dtype, values, norm), or empty.
+        problem: What is wrong with its vector (shape, dtype, values), or empty.
+        norm: L2 norm of its vector, which the run's settings may bound.
     """
 
     peer: str
     offer: UpdateOffer
     problem: str = ""
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,14 @@ class TrainingKey:
 
 @dataclass(frozen=True, slots=True)
 class TrainingDone:
-    """The update is ready and kept by the shell under `digest`."""
+    """The update is ready and kept by the shell under `digest`; `norm` is its L2 norm."""
 
     key: TrainingKey
     digest: str
     examples: int
     loss: float
     seconds: float
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

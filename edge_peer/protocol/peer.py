@@ -332,7 +332,7 @@ class Peer:
     def _on_update(self, event: ev.UpdateReceived) -> None:
         self._context.roster.heard(event.peer, self._context.now_s)
         if self._controller is not None:
-            self._controller.on_update(event.peer, event.offer, event.problem)
+            self._controller.on_update(event.peer, event.offer, event.problem, event.norm)
 
     def _on_aggregate(self, event: ev.AggregateReady) -> None:
         if self._controller is not None and self._controller.term == event.term:
@@ -514,10 +514,11 @@ class Peer:
                 if document is None:
                     return
                 self._trainer.step(context.peer, document)
-                offer = self._trainer.take_own_update()
-                if offer is None:
+                own = self._trainer.take_own_update()
+                if own is None:
                     return
-                self._controller.on_update(context.peer, offer, "")
+                offer, norm = own
+                self._controller.on_update(context.peer, offer, "", norm)
                 self._controller.step()
         elif self.role == FOLLOWING and self._following is not None:
             self._trainer.step(self._following, context.rounds[self._following][0])

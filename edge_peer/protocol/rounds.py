@@ -112,9 +112,12 @@ class Controller:
         """Our retained document is not ours any more; say it again."""
         self._dirty = True
 
-    def on_update(self, peer: str, offer: UpdateOffer, problem: str) -> None:
+    def on_update(self, peer: str, offer: UpdateOffer, problem: str, norm: float) -> None:
         """Take in an update, or refuse it; at most one a peer and round, whatever comes how often."""
         why = self._not_for_this_round(peer, offer)
+        bound = self._run.settings.update_norm_max if self._run is not None else 0.0
+        if not problem and 0 < bound < norm:
+            problem = f"L2 norm {norm:.6g} is above the bound {bound:.6g}"
         if why:
             self._context.log(f"update of {peer} for round {offer.round} not counted: {why}", "DEBUG")
         elif self._opening.take(peer, offer, problem):

@@ -53,7 +53,7 @@ class Trainer:
         self._kept: frozenset[str] = frozenset()
         self._row: tuple[str, int] | None = None
         self._handed_in: ModelRef | None = None
-        self._outbox: UpdateOffer | None = None
+        self._outbox: tuple[UpdateOffer, float] | None = None
         self._reported_missing: tuple[int, int, int] | None = None
         self._reported_s = float("-inf")
         self._reported_ahead: tuple[int, str] | None = None
@@ -96,8 +96,8 @@ class Trainer:
         self._evaluated = event
         self._told = None
 
-    def take_own_update(self) -> UpdateOffer | None:
-        """The update for a controller that is this peer: it does not go over the broker."""
+    def take_own_update(self) -> tuple[UpdateOffer, float] | None:
+        """The update for a controller that is this peer, and its norm: it does not go over the broker."""
         offer, self._outbox = self._outbox, None
         return offer
 
@@ -314,7 +314,7 @@ class Trainer:
             seconds=update.seconds,
         )
         if controller == context.peer:
-            self._outbox = offer
+            self._outbox = (offer, update.norm)
         else:
             context.emit(do.PublishUpdate(offer))
 

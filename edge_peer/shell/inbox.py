@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from aggregator_core import l2_norm
 from aggregator_core.layout import Layout
 from edge_peer.errors import RemoteProtocolError
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings, decode
+from edge_peer.protocol.messages import decode
 from edge_peer.protocol.topics import MODEL, UPDATE, Topics
 from edge_peer.shell.mqtt import Message
 from edge_peer.shell.payload import decode_change, decode_model, decode_model_ref, decode_offer
@@ -23,17 +24,13 @@ class Inbox:
     """Decodes for one federation.
 
     Args:
-        settings: Gives the norm bound in force.
         updates_max: Received updates that are held at a time.
     """
 
-    def __init__(
-        self, topics: Topics, layout: Layout, vectors: Vectors, settings: RunSettings, updates_max: int
-    ) -> None:
+    def __init__(self, topics: Topics, layout: Layout, vectors: Vectors, updates_max: int) -> None:
         self._topics = topics
         self._layout = layout
         self._vectors = vectors
-        self._settings = settings
         self._updates_max = updates_max
         self._complaints: Counter[tuple[str, str]] = Counter()
         #: Messages dropped so far.
@@ -74,12 +71,12 @@ class Inbox:
             # Its sender is known and can be told.
             self._complain(f"{peer}'s update", str(error))
             return ev.UpdateReceived(peer, offer, str(error)[:300])
-        problem = self._vectors.problem(change, self._layout.size, self._settings)
+        problem = self._vectors.problem(change, self._layout.size)
         if problem:
             self._complain(f"{peer}'s update", problem)
         elif not self._vectors.hold_update(peer, offer.digest, change, self._updates_max):
             raise RemoteProtocolError("more updates than are held at a time")
-        return ev.UpdateReceived(peer, offer, problem)
+        return ev.UpdateReceived(peer, offer, problem, 0.0 if problem else l2_norm(change))
 
     def _complain(self, sender: str, problem: str) -> None:
         self.dropped += 1

@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 
 from aggregator_core import RefusedUpdateError, check_update, weighted_mean
-from edge_peer.protocol.messages import RunSettings
 from edge_peer.shell.payload import F32, digest_of
 
 #: Vectors that are held of one sender at a time, beside those that the protocol keeps: one of the round, one of the
@@ -88,10 +87,10 @@ class Vectors:
         return len(self._models), len(self._updates)
 
     @staticmethod
-    def problem(change: F32, size: int, settings: RunSettings) -> str:
+    def problem(change: F32, size: int) -> str:
         """Why an update is refused; empty: it is good."""
         try:
-            check_update(change, size, settings.update_norm_max or None)
+            check_update(change, size)
         except RefusedUpdateError as error:
             return str(error)
         return ""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aggregator_core import l2_norm
 from data_shards.shard import Shard
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import ModelRef, Report, RunSettings
@@ -161,7 +162,9 @@ class Worker:
             cancelled=cancelled,
         )
         change = result.weights - job.base
-        done = ev.TrainingDone(key, digest_of(change), result.examples, _loss(result.loss), result.seconds)
+        done = ev.TrainingDone(
+            key, digest_of(change), result.examples, _loss(result.loss), result.seconds, l2_norm(change)
+        )
         self._post(Trained(done, change))
         if self._evaluate_local:
             self._score_local(trainer, key, result.weights)
