@@ -14,12 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aggregator_core.checks import RefusedUpdateError, check_counts, check_update
+from aggregator_core.checks import BLOCK, RefusedUpdateError, check_counts, check_update
 
 F32 = npt.NDArray[np.float32]
-
-#: Values a block: one float64 block of the sum and one of the product stay in a small board's second-level cache.
-BLOCK = 16_384
 
 
 def weighted_mean(updates: F32 | Sequence[F32], counts: Sequence[int] | npt.NDArray[np.int64]) -> F32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         from edge_peer.shell.memory import keep_little  # noqa: PLC0415
 
         keep_little()
+        # Of all cores, which numpy's BLAS would take for a product: they are busy training, or another program's.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from edge_peer.shell.daemon import Daemon  # noqa: PLC0415
 
         return Daemon(config).run()

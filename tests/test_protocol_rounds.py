@@ -312,7 +312,9 @@ def test_a_malformed_update_is_refused_with_its_reason() -> None:  # R3
 
 
 def test_the_bound_on_the_norm_is_the_runs_own_for_the_controllers_update_too() -> None:  # R3
+    assert not leading().peer.bounds_norms
     hand = leading(update_norm_max=2.0)
+    assert hand.peer.bounds_norms
     it = offer("b", hand.base)
     hand.tell(ev.UpdateReceived("b", it, "", 2.5))
     assert hand.document.refused == {"b": "L2 norm 2.5 is above the bound 2"}

@@ -35,7 +35,8 @@ class Fixture:
 
     def __init__(self, updates_max: int = 100) -> None:
         self.vectors = Vectors(INITIAL)
-        self.inbox = Inbox(TOPICS, LAYOUT, self.vectors, updates_max)
+        self.bounded = True
+        self.inbox = Inbox(TOPICS, LAYOUT, self.vectors, updates_max, lambda: self.bounded)
 
     def read(self, peer: str, kind: str, payload: bytes, retained: bool = False) -> ev.Event | None:
         return self.inbox.read(Message(TOPICS.of(peer, kind), payload, retained))
@@ -117,6 +118,10 @@ def test_the_norm_of_an_update_is_told_and_left_to_the_run_to_judge() -> None:
     assert isinstance(event, ev.UpdateReceived)
     assert event.problem == ""
     assert event.norm == pytest.approx(3e30)
+    it.bounded = False
+    unmeasured = it.read("roof", UPDATE, encode_update(offer_of(long), long))
+    assert isinstance(unmeasured, ev.UpdateReceived)
+    assert unmeasured.norm == 0.0
 
 
 # ---------------------------------------------------------------------- what is not one

@@ -52,7 +52,8 @@ class Context:
         self.train_able = True
         self.note = ""
         self.failed_note = ""
-        self._published: Presence | None = None
+        #: What the presence said last, of what can change.
+        self._said: tuple[object, ...] = ()
         self._unsaved = False
         self._saved_s = float("-inf")
 
@@ -129,12 +130,18 @@ class Context:
         A newer model or controller alone is nothing new: they are said when an election needs them, so that a round of
         n peers does not cost n times n presences.
         """
-        presence = self.presence()
-        said = self._published
-        if always or said is None or replace(presence, newest=said.newest, elected=said.elected) != said:
-            self._published = presence
+        facts = (
+            self.wants_run,
+            self.train_able,
+            self.note,
+            self.failed_note,
+            self.election_term,
+            self.state.finished,
+        )
+        if always or facts != self._said:
+            self._said = facts
             self.save_held()
-            self.emit(do.Publish(PRESENCE, presence))
+            self.emit(do.Publish(PRESENCE, self.presence()))
 
     def everyone(self) -> dict[str, Presence]:
         """The peers that are there, this one included, sorted by name."""

@@ -8,7 +8,7 @@ with the fields of `ModelRef` or `UpdateOffer` as their metadata.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge_peer.errors import RemoteProtocolError
@@ -440,7 +440,12 @@ DECODERS: dict[str, Any] = {
 
 def encode(document: Document) -> bytes:
     """A document as UTF-8 JSON with sorted keys."""
-    return json.dumps(asdict(document), separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    return json.dumps(document, default=_fields, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """A document's fields; unlike `dataclasses.asdict` without a copy of all that is in them."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def decode(kind: str, payload: bytes) -> Document:

@@ -111,6 +111,12 @@ class Peer:
         return self._context.state
 
     @property
+    def bounds_norms(self) -> bool:
+        """Whether this peer leads a run whose settings bound the norm of updates."""
+        document = self._controller.document if self._controller is not None else None
+        return document is not None and document.settings.update_norm_max > 0
+
+    @property
     def controller(self) -> Controller | None:
         """This peer's controllership, while it has one."""
         return self._controller

@@ -92,7 +92,13 @@ class Daemon:
         if state.held is not None and vector is not None:
             self._vectors.hold_model(state.held.sha256, vector)
         self._topics = Topics(config.federation.name)
-        self._inbox = Inbox(self._topics, self._artifacts.layout, self._vectors, 2 * config.limits.peers_max)
+        self._inbox = Inbox(
+            self._topics,
+            self._artifacts.layout,
+            self._vectors,
+            2 * config.limits.peers_max,
+            lambda: self._peer.bounds_norms,
+        )
         self._history = History(config.peer.state_dir / "runs", config.peer.name)
         self._random = random.Random(secrets.randbits(64))
         self._peer = Peer(self._settings(shard), state, self._random, _stamp)

@@ -60,7 +60,8 @@ class History:
     def run_folder(self, run_id: str) -> Path:
         """The run's folder; made if it is not there."""
         folder = self._folder / run_id
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write_row(self, row: WriteRow, sent: int, received: int, rss_peak: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 from aggregator_core import l2_norm
 from aggregator_core.layout import Layout
@@ -25,13 +26,17 @@ class Inbox:
 
     Args:
         updates_max: Received updates that are held at a time.
+        bounded: Whether the run that this peer leads bounds the norm of updates; they are measured only then.
     """
 
-    def __init__(self, topics: Topics, layout: Layout, vectors: Vectors, updates_max: int) -> None:
+    def __init__(
+        self, topics: Topics, layout: Layout, vectors: Vectors, updates_max: int, bounded: Callable[[], bool]
+    ) -> None:
         self._topics = topics
         self._layout = layout
         self._vectors = vectors
         self._updates_max = updates_max
+        self._bounded = bounded
         self._complaints: Counter[tuple[str, str]] = Counter()
         #: Messages dropped so far.
         self.dropped = 0
@@ -76,7 +81,7 @@ class Inbox:
             self._complain(f"{peer}'s update", problem)
         elif not self._vectors.hold_update(peer, offer.digest, change, self._updates_max):
             raise RemoteProtocolError("more updates than are held at a time")
-        return ev.UpdateReceived(peer, offer, problem, 0.0 if problem else l2_norm(change))
+        return ev.UpdateReceived(peer, offer, problem, l2_norm(change) if self._bounded() and not problem else 0.0)
 
     def _complain(self, sender: str, problem: str) -> None:
         self.dropped += 1

@@ -162,9 +162,10 @@ class Worker:
             cancelled=cancelled,
         )
         change = result.weights - job.base
-        done = ev.TrainingDone(
-            key, digest_of(change), result.examples, _loss(result.loss), result.seconds, l2_norm(change)
-        )
+        # Only measured where the run's settings bound it.
+        norm = l2_norm(change) if job.settings.update_norm_max else 0.0
+        loss = _loss(result.loss)
+        done = ev.TrainingDone(key, digest_of(change), result.examples, loss, result.seconds, norm)
         self._post(Trained(done, change))
         if self._evaluate_local:
             self._score_local(trainer, key, result.weights)
