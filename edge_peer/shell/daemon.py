@@ -10,7 +10,6 @@ import secrets
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -41,7 +40,6 @@ from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifa
 
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0
-SWITCH_S = 0.0005
 HEALTH_S = 30.0
 #: What a loss of power may cost of the CSV and the round log.
 SYNC_S = 5.0
@@ -205,8 +203,6 @@ class Daemon:
         )
         # What is here now stays: it need not be looked through again for garbage.
         gc.freeze()
-        # The loop waits for the worker's Python code at most this long, instead of 5 ms.
-        sys.setswitchinterval(SWITCH_S)
         self._notifier.send(READY="1", STATUS="connecting")
         try:
             while self._exit is None:

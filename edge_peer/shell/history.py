@@ -59,10 +59,7 @@ class History:
 
     def run_folder(self, run_id: str) -> Path:
         """The run's folder; made if it is not there."""
-        folder = self._folder / run_id
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return _made(self._folder / run_id)
 
     def write_row(self, row: WriteRow, sent: int, received: int, rss_peak: int) -> None:
         """Append the row of one round, unless this round is in the file already; raises OSError."""
@@ -106,8 +103,7 @@ class History:
     def log_round(self, run_id: str | None, event: str, fields: Mapping[str, object]) -> None:
         """Append one line to the controller's round log; what belongs to no run goes beside the runs."""
         line = {"time_utc": now_utc(), "peer": self._peer, "event": event, **fields}
-        folder = self.run_folder(run_id) if run_id is not None else self._folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.run_folder(run_id) if run_id is not None else _made(self._folder)
         path = folder / "rounds.jsonl"
         if path not in self._logs:
             _mend(path)
@@ -131,6 +127,13 @@ class History:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _made(folder: Path) -> Path:
+    """The folder; made if it is not there."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _number(value: float | None) -> str:
