@@ -11,8 +11,8 @@ import ctypes
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
-#: What is larger is a mapping of its own, and is given back whole when it goes. Not much smaller: a small model's updates
-#: come and go thirty times a round, and mapping each anew takes 3 ms of it (`python -m bench.rounds`).
+#: What is larger is a mapping of its own, and is given back whole when it goes. Not much smaller: a small model's
+#: buffers come and go thirty times a round, and mapping each anew takes 3 ms of it (`python -m bench.rounds`).
 LARGE_BYTES = 1024 * 1024
 
 
