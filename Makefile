@@ -95,6 +95,7 @@ format: setup-test ## let ruff put the code into its format
 .PHONY: docs
 docs: setup-test ## make the tables in docs/ anew that repeat what the code says
 	@$(BIN)/python -m docs.tables
+	@$(BIN)/python -m tests.test_protocol_document
 
 .PHONY: lock
 lock: ## lock the newest fitting versions of all dependencies

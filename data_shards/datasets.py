@@ -95,7 +95,10 @@ def _from_idx(name: str, folder: Path, digests: dict[str, str]) -> Dataset:
 
 def _from_npz(path: Path, seed: int) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if not hasattr(loaded, "files"):
+            raise DataError(f"{path}: not an .npz file of plain arrays (one array alone); save it with numpy.savez")
+        with loaded as file:
             arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file.files}
     except NPZ_ERRORS as error:
         raise DataError(f"{path}: not an .npz file of plain arrays ({error})") from None

@@ -6,6 +6,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the tests fail
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -40,15 +41,16 @@ def configuration() -> str:
 
 def attributes(kind: type[Any]) -> dict[str, str]:
     """What a class's docstring says under `Attributes:`."""
-    text = (kind.__doc__ or "").partition("Attributes:\n")[2]
+    # Cleaned, because Python 3.13 stores docstrings without their indentation and earlier ones with it.
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
-        entry = re.match(r" {8}(\w+): (.*)", line)
+        entry = re.match(r" {4}(\w+): (.*)", line)
         if entry:
             name = entry[1]
             found[name] = entry[2]
-        elif name and line.startswith(" " * 12):
+        elif name and line.startswith(" " * 8):
             found[name] += " " + line.strip()
         elif line.strip():
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import types
 import typing
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from docs.tables import attributes
 from edge_peer.protocol.messages import (
     Evaluation,
     ModelRef,
@@ -64,10 +66,10 @@ def documents() -> str:
     blocks = []
     for said in (*(it for it in kinds if it not in PARTS), *PARTS):
         where = f" (`{kinds[said]}`)" if said in kinds else ""
-        about = described(said)
+        about = attributes(said)
         hints = typing.get_type_hints(said)
         rows = [(f"`{item.name}`", type_name(hints[item.name]), about[item.name]) for item in dataclasses.fields(said)]
-        summary = (said.__doc__ or "").split("\n\n", maxsplit=1)[0]
+        summary = inspect.cleandoc(said.__doc__ or "").split("\n\n", maxsplit=1)[0]
         blocks.append(f"### `{said.__name__}`{where}\n\n{summary}\n\n{table(('field', 'type', 'what it is'), rows)}")
     return "\n".join(blocks)
 
@@ -81,20 +83,6 @@ def phases() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {"topics": topics, "documents": documents, "roles": roles, "phases": phases}
-
-
-def described(said: type[Any]) -> dict[str, str]:
-    """What the docstring says of each attribute."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in (said.__doc__ or "").partition("Attributes:\n")[2].splitlines():
-        entry = re.match(r" {8}(\w+): (.*)", line)
-        if entry:
-            name = entry[1]
-            found[name] = entry[2]
-        elif line.startswith(" " * 12):
-            found[name] += " " + line.strip()
-    return found
 
 
 def type_name(hint: Any) -> str:
@@ -130,7 +118,7 @@ def test_every_kind_has_a_payload() -> None:
 
 @pytest.mark.parametrize("said", [*(it for it, _ in SAID.values()), RunSettings, Report], ids=lambda it: it.__name__)
 def test_every_field_is_described(said: type[Any]) -> None:
-    assert list(described(said)) == [item.name for item in dataclasses.fields(said)]
+    assert list(attributes(said)) == [item.name for item in dataclasses.fields(said)]
 
 
 def test_every_rule_is_cited_by_a_test_and_every_citation_is_a_rule() -> None:

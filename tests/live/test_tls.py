@@ -32,6 +32,7 @@ def authority(folder: Path) -> None:
     folder.mkdir()
     openssl(
         "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         "-subj", "/CN=a test's authority", "-keyout", "ca.key", "-out", "ca.crt", folder=folder,
     )  # fmt: skip
 
@@ -42,7 +43,9 @@ def certificate(folder: Path, name: str, address: str = "") -> None:
         "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr", folder=folder,
     )  # fmt: skip
     extension = folder / f"{name}.ext"
-    extension.write_text(f"subjectAltName=IP:{address}\n" if address else "basicConstraints=CA:FALSE\n")
+    # What a strict check asks for (RFC 5280); Python 3.13 checks so by default.
+    lines = ["basicConstraints=CA:FALSE", "keyUsage=critical,digitalSignature", "authorityKeyIdentifier=keyid"]
+    extension.write_text("\n".join([*lines, f"subjectAltName=IP:{address}"] if address else lines))
     openssl(
         "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
         "-extfile", extension.name, "-out", f"{name}.crt", folder=folder,
