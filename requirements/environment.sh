@@ -9,7 +9,8 @@ lock=requirements/$2.lock
 newest=$3
 
 stamp=$folder/.installed-$2
-wanted=$(cat "$lock" pyproject.toml | sha256sum)
+# Of another Python, after an upgrade of the distribution, the packages would not be found.
+wanted=$({ cat "$lock" pyproject.toml; "$folder/bin/python" -V; } 2>/dev/null | sha256sum)
 if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -35,7 +36,8 @@ as_root() {
     fi
 }
 
-if [ -x "$folder/bin/python" ] && ! suits "$folder/bin/python"; then
+if [ -e "$folder" ] && ! { suits "$folder/bin/python" && "$folder/bin/python" -m pip --version; } >/dev/null 2>&1; then
+    echo "$folder is not whole, or of another Python: made anew"
     rm -rf "$folder"
 fi
 if [ ! -x "$folder/bin/python" ]; then
@@ -57,4 +59,4 @@ echo "installing $(grep -c '==' "$lock") packages into $folder ($lock); this can
 "$folder/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$lock"
 # The package itself from this folder: what is edited here is what runs.
 "$folder/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-echo "$wanted" >"$stamp"
+{ cat "$lock" pyproject.toml; "$folder/bin/python" -V; } | sha256sum >"$stamp"

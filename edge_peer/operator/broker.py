@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -17,15 +16,15 @@ from edge_peer.operator import processes
 
 HOST = "127.0.0.1"
 START_S = 10.0
+#: A change of user would take away the kernel's promise to end it with its parent.
+STAY_ROOT = "user root\n"
 #: A free port can be taken by somebody else before Mosquitto has it.
 PORTS_TRIED = 5
 CONFIGURATION = """# Written by edge_peer.operator.broker: loopback only, nothing kept on disk.
 listener {port} {host}
 allow_anonymous true
 persistence false
-# Stay the user that started it: a change would take away the kernel's promise to end it with its parent.
-user {user}
-# Largest message: the model and its envelope.
+{user}# Largest message: the model and its envelope.
 max_packet_size {packet_bytes_max}
 max_queued_messages 10000
 max_inflight_messages 0
@@ -57,14 +56,18 @@ def require_mosquitto(say: Callable[[str], None]) -> str:
             f"mosquitto is not installed, and there is no sudo: as root, {remedy[len('install it: sudo ') :]}"
         )
     say("installing mosquitto (apt-get)")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "install", "--yes", "--no-install-recommends", "mosquitto"],
         ["apt-get", "update"],
         ["apt-get", "install", "--yes", "--no-install-recommends", "mosquitto"],
     ):
         done = subprocess.run(  # noqa: S603 - the command is ours
-            [*prefix, *command], env=environment, capture_output=True, text=True, check=False
+            # sudo drops the environment, and nobody is there to answer a question.
+            [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         program = find_mosquitto()
         if program is not None:
@@ -119,7 +122,7 @@ class LocalBroker:
                 CONFIGURATION.format(
                     port=self.port,
                     host=HOST,
-                    user=pwd.getpwuid(os.geteuid()).pw_name,
+                    user=STAY_ROOT if os.geteuid() == 0 else "",
                     packet_bytes_max=self._packet_bytes_max,
                 )
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from edge_peer.config import Config
 from edge_peer.errors import BrokerError, EdgePeerError
 from edge_peer.operator.session import Session
+from edge_peer.protocol.topics import UPDATE
 from edge_peer.shell.daemon import load_resources
 from edge_peer.shell.store import Store
 from edge_peer.trainers.artifacts import load_artifacts
@@ -57,6 +58,8 @@ def _state(config: Config) -> str:
 
 def _broker(config: Config) -> str:
     host, port = config.broker.address
-    with Session(config.broker, config.federation.name, config.peer.name):
+    with Session(config.broker, config.federation.name, config.peer.name) as session:
+        # An empty update says nothing to anybody; whether it may be said is what is asked.
+        session.publish(UPDATE, None)
         how = "TLS, both sides authenticated" if config.broker.tls_ca else "no TLS"
-        return f"{host}:{port} answers ({how})"
+        return f"{host}:{port} answers, and lets {config.peer.name} write ({how})"

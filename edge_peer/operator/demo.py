@@ -37,6 +37,7 @@ from edge_peer.operator.results import Results, read_results
 from edge_peer.operator.session import Session
 from edge_peer.operator.story import Story
 from edge_peer.protocol.messages import FINISHED, TRAINING
+from edge_peer.protocol.topics import EVALUATION, ROUND
 from edge_peer.trainers.artifacts import load_artifacts
 
 FEDERATION = "demo"
@@ -152,8 +153,10 @@ class Demo:
         options = self._options
         if not 2 <= options.peers <= 256:
             raise DemoError(f"--peers {options.peers}: choose 2 to 256")
-        if self._kill.round is not None and options.peers < 3 and options.kill == "auto":
+        if self._kill.round is not None and options.peers < 3:
             # The one that is left would be no majority of two.
+            if options.kill != "auto":
+                raise DemoError(f"--kill {options.kill}: of {options.peers} peers none would be left to elect; use 3")
             self._kill.round = None
         artifacts = load_artifacts(options.model)
         program = require_mosquitto(self._say)
@@ -215,12 +218,15 @@ class Demo:
         ):
             session.subscribe(WATCHED)
             while not self._finished():
-                documents = session.take(0.5)
-                for document in documents:
+                news: list[str] = []
+                for document in session.take(0.5):
+                    # One after the other: what lasted for one document only has happened, too.
                     federation.take(*document)
-                heard_s = time.monotonic() if documents else heard_s
-                news = story.tell() + self._after_kill(fleet)
-                progress.update(news + self._kill_if_due(fleet))
+                    news += story.tell() + self._after_kill(fleet) + self._kill_if_due(fleet)
+                    if document[1] in (ROUND, EVALUATION):
+                        # Not presences and votes: an election that never ends is full of them.
+                        heard_s = time.monotonic()
+                progress.update(news)
                 for peer, code in fleet.exited().items():
                     raise DemoError(f"{peer} ended with exit code {code}; its log ends:\n{fleet.last_lines(peer)}")
                 if time.monotonic() > heard_s + self._options.stall:
@@ -236,7 +242,7 @@ class Demo:
         kill, controller, document = self._kill, self._federation.controller, self._federation.round
         if kill.round is None or kill.victim or controller is None or document is None:
             return []
-        if document.state != TRAINING or document.round != kill.round:
+        if document.state != TRAINING or document.round < kill.round:
             return []
         kill.victim, kill.at_s = controller, time.monotonic()
         fleet.kill(controller)

@@ -14,7 +14,7 @@ from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError, RemoteProtocolError
 from edge_peer.protocol.messages import Document, decode, encode
 from edge_peer.protocol.topics import RETAINED, Topics
-from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message
+from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 
 LOG = logging.getLogger(__name__)
 #: With less, the keepalive of the connection would be late.
@@ -82,6 +82,12 @@ class Session:
         self._connection.publish(self._topics.of(self.name, kind), payload, retain=kind in RETAINED)
         connection = self._connection
         self._await(lambda: connection.idle, self._broker.connect_timeout_s, f"{kind} was not acknowledged")
+        for it in [it for it in connection.happened if isinstance(it, Refused)]:
+            connection.happened.remove(it)
+            raise BrokerError(
+                f"{self._where()} does not let {self.name} {it.what} ({it.reason}): look at its access list; with TLS, "
+                "the certificate's common name must be the peer's name"
+            )
 
     def take(self, timeout_s: float) -> list[tuple[str, str, Document | None]]:
         """What has come, as (peer, kind, document), after at most `timeout_s`; sooner when there is something.
@@ -123,6 +129,9 @@ class Session:
             return
         write = selectors.EVENT_WRITE if connection.wants_write else 0
         self._selector.modify(it, selectors.EVENT_READ | write)
+        if connection.unread:
+            connection.read()
+            timeout_s = 0.0
         for _, mask in self._selector.select(min(timeout_s, TICK_S)):
             if mask & selectors.EVENT_READ:
                 connection.read()

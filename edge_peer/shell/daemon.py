@@ -20,7 +20,7 @@ from aggregator_core import RefusedUpdateError
 from data_shards.errors import ShardError
 from data_shards.shard import Shard, read_shard
 from edge_peer.config import Config, to_toml
-from edge_peer.errors import BrokerError, ResourceError
+from edge_peer.errors import BrokerError, ConfigError, ResourceError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import encode
@@ -29,7 +29,7 @@ from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import MODEL, PRESENCE, RETAINED, TENSORS, UPDATE, Topics
 from edge_peer.shell.history import History
 from edge_peer.shell.inbox import Inbox
-from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message
+from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 from edge_peer.shell.payload import encode_model, encode_update
 from edge_peer.shell.store import Store, write_atomically
 from edge_peer.shell.systemd import Notifier
@@ -44,6 +44,7 @@ HEALTH_S = 30.0
 #: What a loss of power may cost of the CSV and the round log.
 SYNC_S = 5.0
 FLUSH_S = 2.0
+STEADY_S = 5.0
 COMPLAIN_S = 60.0
 #: Bytes that a model's or update's metadata and topic take beside its values.
 ENVELOPE_BYTES = 16_384
@@ -123,6 +124,11 @@ class Daemon:
         self._retry_at_s = 0.0
         self._retry_s = config.broker.reconnect_s_min
         self._away_since_s = time.monotonic()
+        self._accepted_at_s = 0.0
+        #: The present connection has lasted.
+        self._steady = False
+        self._connected_once = False
+        self._refusal_at_s = float("-inf")
         self._complain_at_s = float("-inf")
         self._tick_at_s = 0.0
         self._ping_at_s = 0.0
@@ -248,7 +254,7 @@ class Daemon:
         deadline = self._peer.next_deadline_s()
         if deadline is not None:
             times.append(deadline)
-        if self._results or (self._connection is not None and self._connection.happened):
+        if self._results or (self._connection is not None and (self._connection.happened or self._connection.unread)):
             return 0.0
         return max(0.0, min(times) - now)
 
@@ -276,6 +282,8 @@ class Daemon:
                     connection.read()
                 if mask & selectors.EVENT_WRITE:
                     connection.write()
+        if connection is not None and connection.unread:
+            connection.read()
 
     def _take_in(self) -> None:
         connection = self._connection
@@ -287,11 +295,15 @@ class Daemon:
                     self._handle(event)
             elif isinstance(happened, Accepted):
                 self._on_accepted(happened)
+            elif isinstance(happened, Refused):
+                self._on_refused(happened)
             else:
                 self._on_lost(happened)
                 return
         while self._results and self._exit is None:
             result = self._results.popleft()
+            if isinstance(result, ResourceError):
+                raise result
             if isinstance(result, Trained):
                 self._vectors.hold_own(result.event.digest, result.change)
                 self._handle(result.event)
@@ -303,6 +315,11 @@ class Daemon:
         if self._connection is not None and now >= self._tick_at_s:
             self._tick_at_s = now + TICK_S
             self._connection.tick()
+        if self._accepted and not self._steady and now >= self._accepted_at_s + STEADY_S:
+            # Not at once: a broker that accepts and drops, again and again, must not be asked ten times a second.
+            self._steady = True
+            self._retry_s = self._config.broker.reconnect_s_min
+            self._complain_at_s = float("-inf")
         if now >= self._sync_at_s:
             self._sync_at_s = now + SYNC_S
             with self._only_a_record("records"):
@@ -346,11 +363,15 @@ class Daemon:
 
     def _connect(self) -> None:
         will = (self._topics.of(self._config.peer.name, PRESENCE), encode(self._peer.will()))
-        connection = Connection(self._config.broker, self._config.peer.name, will)
-        self._connection = connection
-        self._tick_at_s = time.monotonic() + TICK_S
         try:
-            connection.open()
+            self._connection = Connection(self._config.broker, self._config.peer.name, will)
+            self._tick_at_s = time.monotonic() + TICK_S
+            self._connection.open()
+        except ConfigError as error:
+            if not self._connected_once:
+                raise
+            # Certificates that are being replaced at this moment must not end a peer that ran.
+            self._on_lost(Lost(str(error)))
         except BrokerError as error:
             self._on_lost(Lost(str(error)))
 
@@ -363,11 +384,22 @@ class Daemon:
         ):
             if limit and needed > limit:
                 raise ResourceError(f"the model needs messages of {needed} bytes, the limit is {limit}: {remedy}")
-        self._accepted = True
-        self._retry_s = self._config.broker.reconnect_s_min
-        self._complain_at_s = float("-inf")
+        self._accepted = self._connected_once = True
+        self._accepted_at_s = time.monotonic()
         LOG.info("connected to %s:%d", *self._config.broker.address)
         self._handle(ev.Connected())
+
+    def _on_refused(self, refused: Refused) -> None:
+        now = time.monotonic()
+        if now >= self._refusal_at_s:
+            self._refusal_at_s = now + COMPLAIN_S
+            LOG.error(
+                "the broker does not let %s %s (%s): look at its access list; with TLS, the certificate's common name "
+                "must be the peer's name",
+                self._config.peer.name,
+                refused.what,
+                refused.reason,
+            )
 
     def _on_lost(self, lost: Lost) -> None:
         now = time.monotonic()
@@ -380,8 +412,11 @@ class Daemon:
             connection.close()
         if self._accepted:
             self._accepted = False
-            self._away_since_s = now
-            LOG.warning("connection lost: %s", lost.reason)
+            # The time that it was connected does not count as time away; only a steady connection begins anew.
+            self._away_since_s = now if self._steady else now - (self._accepted_at_s - self._away_since_s)
+            if self._steady:
+                LOG.warning("connection lost: %s", lost.reason)
+            self._steady = False
             self._handle(ev.Disconnected(lost.taken_over))
         away_s, limit_s = now - self._away_since_s, self._config.broker.give_up_after_s
         if limit_s and away_s >= limit_s and self._exit is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
+import paho.mqtt.properties as paho_properties
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -32,6 +33,21 @@ PACKETS_A_TURN = 16
 CORK: int | None = getattr(socket, "TCP_CORK", None)
 #: Publishes that wait for their acknowledgement at a time; more are queued by paho.
 INFLIGHT_MAX = 1000
+
+
+def _read_text(buffer: bytes, length_max: int) -> tuple[str, int]:
+    """A property's text and the bytes that it took; in the place of paho's, which refuses U+FEFF.
+
+    MQTT 5 (1.5.4.3) allows it and brokers pass it on. One retained message with it in a property would otherwise end
+    the connection of every subscriber, each time that it connects.
+    """
+    length = int.from_bytes(buffer[:2], "big")
+    if length_max < 2 or length > length_max - 2:
+        raise paho_properties.MalformedPacket("text longer than its packet")  # type: ignore[attr-defined]
+    return bytes(buffer[2 : 2 + length]).decode("utf-8", "replace"), length + 2
+
+
+paho_properties.readUTF = _read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +74,46 @@ class Lost:
     taken_over: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The broker is there, but does not let this client write or read a topic: its access list says so."""
+
+    what: str
+    reason: str
+
+
 def read_password(broker: BrokerSection) -> str | None:
     """The password from its file; raises ConfigError."""
     if broker.password_file is None:
         return None
     try:
         return broker.password_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError([f"[broker] password_file = {str(broker.password_file)!r}: {error.strerror}"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError([f"[broker] password_file = {str(broker.password_file)!r}: {why}; write it anew"]) from None
+
+
+def tls_context(broker: BrokerSection) -> ssl.SSLContext:
+    """TLS 1.2 or newer, both sides authenticated; raises ConfigError naming the file that is of no use."""
+    files = {"tls_ca": broker.tls_ca, "tls_certificate": broker.tls_certificate, "tls_key": broker.tls_key}
+    problems = []
+    for name, path in files.items():
+        try:
+            if path is None or not path.read_bytes().strip():
+                problems.append(f"[broker] {name} = {str(path)!r}: empty; make it anew")
+        except OSError as error:
+            problems.append(f"[broker] {name} = {str(path)!r}: {error.strerror}; correct the path, or make it anew")
+    if problems:
+        raise ConfigError(problems)
+    what = "tls_ca"
+    try:
+        context = ssl.create_default_context(cafile=str(broker.tls_ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        what = "tls_certificate and tls_key"
+        context.load_cert_chain(str(broker.tls_certificate), str(broker.tls_key))
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"[broker] {what}: no PEM files that fit each other ({error}); make them anew"]) from None
+    return context
 
 
 class Connection:
@@ -75,15 +123,20 @@ class Connection:
         broker: Where to.
         client_id: The peer's name; a second connection of that name ends the first.
         will: (topic, payload), published retained by the broker when the connection breaks; None: no will.
+
+    Raises:
+        ConfigError: Password or TLS files are missing or damaged.
     """
 
     def __init__(self, broker: BrokerSection, client_id: str, will: tuple[str, bytes] | None) -> None:
         self._broker = broker
         #: What happened, for the loop to take in order.
-        self.happened: deque[Message | Accepted | Lost] = deque()
+        self.happened: deque[Message | Accepted | Lost | Refused] = deque()
         self.bytes_sent = 0
         self.bytes_received = 0
-        self._unacknowledged: set[int] = set()
+        #: What waits for the broker's word, by packet id.
+        self._unacknowledged: dict[int, str] = {}
+        self._subscribing: dict[int, list[str]] = {}
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
         )
@@ -93,15 +146,13 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
         if broker.username is not None:
             client.username_pw_set(broker.username, read_password(broker))
         if broker.tls_ca is not None:
-            context = ssl.create_default_context(cafile=str(broker.tls_ca))
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(str(broker.tls_certificate), str(broker.tls_key))
-            client.tls_set_context(context)
+            client.tls_set_context(tls_context(broker))
         self._client = client
 
     def open(self) -> None:
@@ -136,6 +187,12 @@ class Connection:
         return bool(self._client.want_write())
 
     @property
+    def unread(self) -> bool:
+        """TLS has decrypted more than was read: the socket itself need not become readable for it."""
+        it = self.socket()
+        return isinstance(it, ssl.SSLSocket) and it.pending() > 0
+
+    @property
     def idle(self) -> bool:
         """Everything published is acknowledged."""
         return not self._unacknowledged and not self.wants_write
@@ -147,8 +204,7 @@ class Connection:
             it = self.socket()
             if it is None:
                 return
-            waits = isinstance(it, ssl.SSLSocket) and it.pending()
-            if not waits and not select.select([it], [], [], 0)[0]:
+            if not self.unread and not select.select([it], [], [], 0)[0]:
                 return
 
     def write(self) -> None:
@@ -181,7 +237,9 @@ class Connection:
             own: Whether to get back what this client publishes itself.
         """
         options = SubscribeOptions(qos=1, noLocal=not own)
-        self._client.subscribe([(topic, options) for topic in topics])
+        _, mid = self._client.subscribe([(topic, options) for topic in topics])
+        if mid is not None:
+            self._subscribing[mid] = topics
 
     def unsubscribe(self, topics: list[str]) -> None:
         """End subscriptions."""
@@ -196,7 +254,7 @@ class Connection:
         self.bytes_sent += len(topic) + len(payload)
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS and not info.is_published():
-            self._unacknowledged.add(info.mid)
+            self._unacknowledged[info.mid] = topic
 
     def close(self) -> None:
         """Say DISCONNECT (which holds the will back) and close."""
@@ -228,5 +286,12 @@ class Connection:
         self.bytes_received += len(message.topic) + len(message.payload)
         self.happened.append(Message(message.topic, message.payload, bool(message.retain)))
 
-    def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
-        self._unacknowledged.discard(mid)
+    def _on_publish(self, _client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
+        topic = self._unacknowledged.pop(mid, None)
+        if reason.is_failure:
+            self.happened.append(Refused(f"write {topic}", str(reason)))
+
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        for topic, reason in zip(self._subscribing.pop(mid, []), reasons, strict=False):
+            if reason.is_failure:
+                self.happened.append(Refused(f"read {topic}", str(reason)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aggregator_core import l2_norm
 from data_shards.shard import Shard
+from edge_peer.errors import ResourceError
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import ModelRef, Report, RunSettings
 from edge_peer.shell.payload import F32, digest_of
@@ -46,7 +47,8 @@ class Trained:
     change: F32
 
 
-Result = Trained | ev.LocalEvaluated | ev.TrainingFailed | ev.ModelEvaluated
+#: An error instead of a result: without an interpreter or its model this peer cannot go on.
+Result = Trained | ev.LocalEvaluated | ev.TrainingFailed | ev.ModelEvaluated | ResourceError
 
 
 def training_seed(seed: int, round_: int, peer: str) -> int:
@@ -128,6 +130,9 @@ class Worker:
                     self._evaluate(trainer, job)
             except Cancelled:
                 continue
+            except ResourceError as error:
+                self._post(error)
+                return
             except TrainingDivergedError as error:
                 self._failed(job, str(error))
             except Exception as error:

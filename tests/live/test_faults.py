@@ -258,3 +258,39 @@ def test_a_peer_whose_disk_is_full_says_so_and_the_others_go_on(live: Make, smal
     assert "free some space" in it.fleet.last_lines("peer4", 1)
     assert it.federation.presences["peer4"].online is False, "its will was published"
     assert set(end.reports) == {"peer1", "peer2", "peer3"}
+
+
+#: CONNACK of MQTT 5: accepted, no properties.
+CONNACK = bytes([0x20, 3, 0, 0, 0])
+
+
+def test_a_broker_that_accepts_and_drops_is_asked_ever_more_seldom(live: Make, small: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        it = live(small, 3, {"broker": {"port": listener.getsockname()[1]}})
+        it.configure()
+        it.start("peer1")
+        for _ in range(5):
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(CONNACK)
+            connection.close()
+        it.stop()
+    log = it.fleet.log("peer1").read_text()
+    assert log.count("no broker (") == 1, "the complaint is not repeated at each try"
+    assert log.count("connected to") >= 4
+
+
+def test_a_peer_without_an_interpreter_ends_and_says_what_to_install(live: Make, small: Path) -> None:
+    it = live(small, 3, {"run": {"rounds_max": 2}, "federation": {"min_peers": 2}})
+    it.configure(peer3={"peer": {"priority": 500_000.0}})
+    program = (
+        "import sys; sys.modules['ai_edge_litert.interpreter'] = sys.modules['tflite_runtime.interpreter'] = None; "
+        "from edge_peer.__main__ import main; sys.exit(main(['run', '--config', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", program, str(it.fleet.configuration("peer3"))]
+    bare = processes.start(command, it.fleet.log("peer3"))
+    it.start("peer1", "peer2")
+    end = it.wait_finished()
+    assert set(end.reports) >= {"peer1", "peer2"}
+    assert bare.wait(10) == 2
+    assert "no TFLite interpreter is installed: pip install" in it.fleet.last_lines("peer3", 1)

@@ -11,6 +11,7 @@ import pytest
 
 from edge_peer.__main__ import main
 from edge_peer.config import load_config
+from edge_peer.errors import BrokerError
 from edge_peer.operator import processes
 from edge_peer.operator.broker import LocalBroker, free_port, require_mosquitto
 from edge_peer.operator.federation import look
@@ -124,7 +125,8 @@ def test_a_run_over_tls_and_nobody_writes_under_another_name(
         session.subscribe([START])
         session.publish(START, Start(5))
         session.name = "peer1"
-        session.publish(START, Start(6))
+        with pytest.raises(BrokerError, match=r"does not let peer1 write .* \(Not authorized\)"):
+            session.publish(START, Start(6))
         session.name = "peer2"
         session.publish(START, Start(7))
         seen = []
@@ -165,3 +167,29 @@ def test_without_a_certificate_nobody_gets_in(fleet: Live, certificates: Path, t
     wrong["broker"]["tls_ca"] = str(certificates / "ca.crt")
     fleet.configure(peer1=wrong)
     assert main(["check", "--config", str(fleet.fleet.configuration("peer1"))]) == 3
+
+
+def test_a_certificate_of_another_name_is_a_clear_error(
+    fleet: Live, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.configure(peer1=tls(certificates, "peer2"))
+    assert main(["check", "--config", str(fleet.fleet.configuration("peer1"))]) == 3
+    said = capsys.readouterr().out
+    assert "does not let peer1 write" in said
+    assert "common name must be the peer's name" in said
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_tls_file_that_is_of_no_use_is_named(
+    fleet: Live, certificates: Path, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tls(certificates, "peer1")
+    wrong["broker"]["tls_ca"] = str(tmp_path / "mine.crt")
+    if content is not None:
+        (tmp_path / "mine.crt").write_bytes(content)
+    fleet.configure(peer1=wrong)
+    for command in ("check", "run"):
+        assert main([command, "--config", str(fleet.fleet.configuration("peer1"))]) == 2
+        said = capsys.readouterr()
+        assert "tls_ca" in said.out + said.err
+        assert "make" in said.out + said.err
