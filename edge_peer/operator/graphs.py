@@ -155,7 +155,8 @@ def _loss(axes: Any, results: Results, look: Look) -> None:
             trained = [row for row in rows if row.train_loss is not None]
             style = {**look.of(peer), "linestyle": ":", "marker": "", "linewidth": 1}
             axes.plot([row.round for row in trained], [row.train_loss for row in trained], **style)
-    _by_round(axes, "Loss: global model on the test splits (dotted: while training)", "cross-entropy")
+    dotted = " (dotted: while training)" if len(results.peers) <= LINES_MAX else ""
+    _by_round(axes, f"Loss: global model on the test splits{dotted}", "cross-entropy")
     axes.set_ylim(bottom=0)
     _legend(axes, len(results.peers))
 
@@ -218,6 +219,7 @@ def _elections(axes: Any, results: Results, look: Look) -> None:
             fontsize=8,
             rotation=90,
             va="bottom",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )
     locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)
