@@ -55,8 +55,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: Of a layer; Keras applies them outside of the graph that is exported.
 NOT_APPLIED = ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
 REMEDY = (
-    "use Dense, Conv1D and Conv2D (without dilation and groups), Flatten, Reshape, Rescaling, GlobalAveragePooling and "
-    "relu; strides can take the place of pooling"
+    "use Dense, Embedding, Conv1D and Conv2D (without groups), DepthwiseConv2D, SeparableConv2D, max and average "
+    "pooling of images and rows, ZeroPadding, Cropping, Flatten, Reshape, Permute, Rescaling, LayerNormalization, "
+    "GroupNormalization, Add, Subtract, Multiply, Average, Concatenate, and relu, relu6, leaky_relu, elu, sigmoid, "
+    "tanh, softmax over channels, silu, gelu or hard_silu; channels last"
 )
 #: Fields of the manifest that two boards must share to train together.
 FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
@@ -144,7 +146,8 @@ def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
         return [tf.reshape(vector[it.offset : it.offset + it.size], it.shape) for it in layout.tensors]
 
     def forward(weights: list[Any], x: Any, training: bool) -> Any:
-        logits, _ = model.stateless_call(weights, [], tf.cast(x, tf.float32), training=training)
+        with gradients.written_out_gelu():
+            logits, _ = model.stateless_call(weights, [], tf.cast(x, tf.float32), training=training)
         return logits
 
     @tf.function(autograph=False)
@@ -155,6 +158,13 @@ def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
             # A padded batch counts its real examples only; an empty one changes nothing.
             loss = tf.reduce_sum(losses * sample_weight) / tf.maximum(tf.reduce_sum(sample_weight), 1e-12)
             grads = tf.gradients(loss, parts)
+        for part, grad in zip(layout.tensors, grads, strict=True):
+            if grad is None:
+                layer = part.name.split("/")[-2]
+                raise ExportError(
+                    f"layer {layer!r}: no gradient reaches it through an operation behind it, such as the rounding of "
+                    "an Embedding's input; use Embedding on the input only"
+                )
         flat = tf.concat([tf.reshape(grad, [-1]) for grad in grads], 0)
         return {"weights": weights - learning_rate * flat, "loss": loss}
 
@@ -179,13 +189,26 @@ def functions(model: keras.Model, module: ModuleType) -> tuple[Any, Any]:
 
 
 def check_forward(model: keras.Model, infer: Any) -> None:
-    """Refuse a model whose forward graph holds an operation that cannot be differentiated on a board."""
+    """Refuse a model whose forward graph holds an operation that cannot be differentiated on a board.
+
+    Also one that ends with a softmax: the loss is that of logits, and would learn little from probabilities.
+    """
     layers = {layer.name for layer in _layers(model)}
-    for name, kind in gradients.unsupported(infer.graph):
+
+    def layer_of(name: str) -> str:
         # A layer's operations stand below its name, with a number when it is called once more.
         scopes = [scope if scope in layers else re.sub(r"_\d+$", "", scope) for scope in name.split("/")]
-        layer = next((scope for scope in reversed(scopes) if scope in layers), name)
-        raise ExportError(f"layer {layer!r}: operation {kind} cannot be trained on a board; {REMEDY}")
+        return next((scope for scope in reversed(scopes) if scope in layers), name)
+
+    for name, kind in gradients.unsupported(infer.graph):
+        raise ExportError(f"layer {layer_of(name)!r}: operation {kind} cannot be trained on a board; {REMEDY}")
+    last = infer.graph.outputs[0].op
+    while last.type in ("Identity", "Reshape"):
+        last = last.inputs[0].op
+    if last.type == "Softmax":
+        raise ExportError(
+            f"layer {layer_of(last.name)!r} ends the model with a softmax; boards take logits: leave it out"
+        )
 
 
 def convert(train: Any, infer: Any) -> bytes:
