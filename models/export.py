@@ -124,6 +124,8 @@ def check_model(model: keras.Model, module: ModuleType) -> None:
         extra = [name for name in NOT_APPLIED if getattr(layer, name, None) is not None]
         if extra:
             raise ExportError(f"layer {layer.name!r} has a {extra[0]}, which boards do not apply; leave it out")
+        if getattr(layer, "mask_zero", False):
+            raise ExportError(f"layer {layer.name!r} masks zeros, which operation NotEqual does; leave mask_zero out")
 
 
 def cross_entropy(logits: Any, labels: Any, classes: int) -> Any:

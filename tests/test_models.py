@@ -265,6 +265,19 @@ UNSUPPORTED = {
     "noise": (f"L.GaussianNoise(0.5, name='bad'), {END}", "layer 'bad' has state that is not trained"),
     "frozen": ("L.Flatten(), L.Dense(4, trainable=False, name='bad'), L.Dense(3)", "layer 'bad' has state"),
     "groups": (f"L.Conv2D(4, 3, groups=2, name='bad'), {END}", "layer 'bad': operation PartitionedCall"),
+    "channels first": (
+        f"L.Conv2D(4, 2, data_format='channels_first', name='bad'), {END}",
+        "layer 'bad': operation Conv2D .*; channels last",
+    ),
+    "depthwise with two strides": (
+        f"L.DepthwiseConv2D(2, (1, 2), name='bad'), {END}",
+        "layer 'bad': operation DepthwiseConv2dNative",
+    ),
+    "masked": (
+        f"L.Reshape((144,)), L.Embedding(256, 4, mask_zero=True, name='bad'), {END}",
+        "layer 'bad' masks zeros, .* leave mask_zero out",
+    ),
+    "absolute value": (f"L.Lambda(lambda x: keras.ops.abs(x), name='bad'), {END}", "layer 'bad': operation Abs"),
     "pooling of volumes": (
         f"L.Reshape((3, 3, 4, 4)), L.MaxPooling3D(2, name='bad'), {END}",
         "layer 'bad': operation MaxPool3D",
@@ -324,7 +337,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(export: An
     layers, message = UNSUPPORTED[name]
     with pytest.raises(export.ExportError, match=message) as raised:
         export.export(source(tmp_path, layers), tmp_path / "out", seed=1)
-    remedies = ("; use ", "; add ", "leave it out", ": end with", f"; {export.REMEDY}")
+    remedies = ("; use ", "; add ", "leave it out", "leave mask_zero out", ": end with", f"; {export.REMEDY}")
     assert any(remedy in str(raised.value) for remedy in remedies)
     assert not (tmp_path / "out").exists()
 
