@@ -15,7 +15,7 @@ EPOCHS ?= 1
 LEARNING_RATE ?= 0.1
 SEED ?= 1
 KILL ?= auto
-#: a folder of artifacts for `make demo`, a Python file for `make model`
+#: a model's Python file, for `make demo` also a folder of artifacts
 MODEL ?=
 #: the run that `make graphs` draws
 RUN ?= runs/latest

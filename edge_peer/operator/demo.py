@@ -41,6 +41,7 @@ from edge_peer.protocol.topics import EVALUATION, ROUND
 from edge_peer.trainers.artifacts import load_artifacts
 
 FEDERATION = "demo"
+ARTIFACTS = Path(__file__).resolve().parents[2] / "models/artifacts"
 EXAMPLES = """examples:
   python -m edge_peer.operator.demo --peers 8 --rounds 20 --target 0.88
   python -m edge_peer.operator.demo --split dirichlet:0.3 --kill none"""
@@ -52,7 +53,6 @@ class DemoError(EdgePeerError):
 
 def parser() -> argparse.ArgumentParser:
     """The command line's options."""
-    root = Path(__file__).resolve().parents[2]
     it = argparse.ArgumentParser(
         prog="make demo",
         description="Run a whole federation on this machine.",
@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--learning-rate", type=float, default=0.1, help="of SGD (default: %(default)s)")
     it.add_argument("--seed", type=int, default=1, help="of division and training (default: %(default)s)")
     it.add_argument("--kill", default="auto", help="kill the controller in this round, auto or none (%(default)s)")
-    it.add_argument("--model", type=Path, default=root / "models/artifacts/image_cnn", help="folder of artifacts")
+    it.add_argument(
+        "--model", type=Path, default=Path("image_cnn"), help="folder of artifacts, the model's file, or its name"
+    )
     it.add_argument("--runs", type=Path, default=Path("runs"), help="where results go (default: %(default)s)")
     it.add_argument("--shards", type=Path, default=Path("shards"), help="where data is kept (default: %(default)s)")
     it.add_argument("--stall", type=float, default=120, help="give up after so many seconds without news (%(default)s)")
@@ -100,6 +102,14 @@ def kill_round(text: str, rounds: int) -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= rounds:
         raise DemoError(f"--kill {text!r}: choose auto, none, or a round from 1 to {rounds}")
     return int(text)
+
+
+def artifacts_folder(model: Path) -> Path:
+    """Where the artifacts of a model are that is named by folder, by its Python file, or by name."""
+    if model.is_dir():
+        return model
+    by_name = ARTIFACTS / model.stem
+    return by_name if model.suffix == ".py" or by_name.is_dir() else model
 
 
 def prepare_shards(options: argparse.Namespace, peers: list[str], say: Callable[[str], None]) -> Path:
@@ -158,6 +168,7 @@ class Demo:
             if options.kill != "auto":
                 raise DemoError(f"--kill {options.kill}: of {options.peers} peers none would be left to elect; use 3")
             self._kill.round = None
+        options.model = artifacts_folder(options.model)
         artifacts = load_artifacts(options.model)
         program = require_mosquitto(self._say)
         peers = peer_names(str(options.peers))
