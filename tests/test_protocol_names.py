@@ -24,7 +24,7 @@ def come_back(hand: Hand, found: Presence) -> None:
     hand.hear("a", found, retained=True)
 
 
-def test_a_process_whose_name_is_taken_again_and_again_stops_and_puts_back_what_it_overwrote() -> None:
+def test_a_process_whose_name_is_taken_again_and_again_stops_and_puts_back_what_it_overwrote() -> None:  # M6
     """Rule: two daemons with the same peer id; the one that lost its session says so and stops."""
     hand = Hand()
     hand.connect("b", "c")
@@ -51,7 +51,7 @@ def test_the_one_that_stays_is_not_stopped_by_its_own_document() -> None:
     assert hand.published(PRESENCE)[-1].online
 
 
-def test_what_earlier_processes_left_behind_stops_nobody() -> None:
+def test_what_earlier_processes_left_behind_stops_nobody() -> None:  # M6
     """A broker that comes back with its last snapshot, once and again."""
     hand = Hand()
     hand.tell(ev.Connected())
@@ -63,7 +63,7 @@ def test_what_earlier_processes_left_behind_stops_nobody() -> None:
     assert not hand.all(do.Exit)
 
 
-def test_a_stranger_that_overwrites_the_presence_stops_nobody() -> None:
+def test_a_stranger_that_overwrites_the_presence_stops_nobody() -> None:  # M5, M6
     """Invariant: no message, from any peer or stranger, stops a peer's process."""
     hand = Hand()
     hand.connect("b", "c")
@@ -73,7 +73,7 @@ def test_a_stranger_that_overwrites_the_presence_stops_nobody() -> None:
     assert hand.published(PRESENCE, new=True)[-1].session == "a-1"
 
 
-def test_an_election_that_others_hold_now_ends_the_grace() -> None:
+def test_an_election_that_others_hold_now_ends_the_grace() -> None:  # M3
     hand = Hand()
     hand.tell(ev.Connected())
     for peer in ("b", "c"):
@@ -84,7 +84,7 @@ def test_an_election_that_others_hold_now_ends_the_grace() -> None:
     assert hand.published(VOTE, new=True) == [Vote("a-1", 4, "a")]
 
 
-def test_a_presence_that_is_only_said_again_does_not() -> None:
+def test_a_presence_that_is_only_said_again_does_not() -> None:  # M3
     """Rule: on every (re)connect a peer waits a grace time before it suspects anybody."""
     hand = Hand()
     hand.tell(ev.Connected())
