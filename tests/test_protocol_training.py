@@ -303,7 +303,7 @@ def test_old_models_are_let_go() -> None:  # I10
     assert hand.all(do.KeepModels)
 
 
-def test_a_new_model_is_written_while_the_training_from_it_is_on() -> None:
+def test_a_new_model_is_written_while_the_training_from_it_is_on() -> None:  # T7
     """Rule: what others may hear of is on the disk before; what they do not hear of need not wait for the disk."""
     hand = Hand()
     hand.follow(round_document("b", base=ref(0)))
@@ -316,7 +316,7 @@ def test_a_new_model_is_written_while_the_training_from_it_is_on() -> None:
     assert hand.newly(do.SaveModel)[0].ref == ref(1)
 
 
-def test_a_model_is_on_the_disk_before_its_holder_says_so() -> None:
+def test_a_model_is_on_the_disk_before_its_holder_says_so() -> None:  # T7
     hand = Hand()
     hand.follow(round_document("b", base=ref(0)))
     hand.tell(ev.ModelReceived("b", ref(1)))
@@ -326,7 +326,7 @@ def test_a_model_is_on_the_disk_before_its_holder_says_so() -> None:
     assert order[1].document.newest == ref(1)
 
 
-def test_rounds_that_follow_each_other_fast_are_not_all_written() -> None:
+def test_rounds_that_follow_each_other_fast_are_not_all_written() -> None:  # T7
     """Rule: SD cards wear out; what nobody has heard of may be lost with the power."""
     hand = Hand()
     hand.follow(round_document("b", base=ref(0)))
