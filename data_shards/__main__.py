@@ -15,9 +15,12 @@ from data_shards.errors import DataError
 EXAMPLES = """examples:
   python -m data_shards --peers 4 --out shards
   python -m data_shards --peers kitchen,garage,roof --split dirichlet:0.3 --seed 7 --out shards
+  python -m data_shards --dataset shoulder-watch --split subjects --out shards
   python -m data_shards --dataset readings.npz --peers 10 --split labels:2 --examples 500 --out shards
 
-splits: iid, dirichlet:ALPHA, labels:K, quantity:ALPHA, or module:function for your own (labels, peers, rng)."""
+data sets: fashion-mnist, shoulder-watch (7 exercises of 10 persons with a smartwatch), or files of your own.
+splits: iid, dirichlet:ALPHA, labels:K, quantity:ALPHA, subjects (everyone gets whole persons or devices, where the data
+set says whose its examples are), or module:function for your own (labels, peers, rng)."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -32,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--dataset",
         default="fashion-mnist",
-        help="fashion-mnist, fashion-mnist:FOLDER, a folder of IDX files, or an .npz file (default: %(default)s)",
+        help="fashion-mnist[:FOLDER], shoulder-watch[:FILE], a folder of IDX files, or an .npz file "
+        "(default: %(default)s)",
     )
     it.add_argument("--peers", default="4", help="how many, or their names separated by commas (default: %(default)s)")
     it.add_argument("--split", default="iid", metavar="SCHEME", help="how to divide (default: %(default)s)")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from data_shards.datasets import Dataset
 from data_shards.errors import DataError
 from data_shards.shard import Shard, encode_shard, write_atomically
-from data_shards.split import Indices, divide, limit, matching_test
+from data_shards.split import BY_SUBJECT, Division, Indices, divide, limit, matching_test, own_test
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -50,10 +50,9 @@ def build(
         DataError: The division is impossible, or the folder cannot be written to.
     """
     rng = np.random.default_rng(seed)
-    labels = dataset.y_train
-    train = [limit(part, examples, rng) for part in divide(scheme, labels, len(peers), rng)]
-    test = matching_test([labels[part] for part in train], dataset.y_test, rng)
-    test = [limit(part, test_examples, rng) for part in test]
+    parts = divide(scheme, dataset.y_train, len(peers), rng, dataset.subjects_train)
+    train = [limit(part, examples, rng) for part in parts]
+    test = [limit(part, test_examples, rng) for part in _tests(dataset, scheme, parts, train, rng)]
     entries = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -79,6 +78,14 @@ def build(
     return manifest
 
 
+def _tests(dataset: Dataset, scheme: str, parts: Division, train: Division, rng: np.random.Generator) -> Division:
+    """Each peer's part of the test set: of its own subjects, or of the classes of its training examples."""
+    if scheme == BY_SUBJECT and dataset.subjects_train is not None and dataset.subjects_test is not None:
+        # Of all its subjects, also of one of whom the limit has left no training example.
+        return own_test([dataset.subjects_train[part] for part in parts], dataset.subjects_test)
+    return matching_test([dataset.y_train[part] for part in train], dataset.y_test, rng)
+
+
 def _write_shard(
     dataset: Dataset, peer: str, mine: Indices, tested: Indices, scheme: str, seed: int, out: Path
 ) -> dict[str, Any]:
@@ -99,7 +106,10 @@ def _write_shard(
     )
     content = encode_shard(shard)
     write_atomically(out / f"{peer}.safetensors", content)
+    # Only where the data set says it.
+    owners = {} if dataset.subjects_train is None else {"subjects": np.unique(dataset.subjects_train[mine]).tolist()}
     return {
+        **owners,
         "file": f"{peer}.safetensors",
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),

@@ -8,6 +8,8 @@ A division is a list of index arrays, one a peer: sorted, never empty, never ove
                    Classification", 2019, arXiv:1909.06335)
     labels:K       everyone gets examples of at most K classes (McMahan et al. 2017, arXiv:1602.05629, section 3)
     quantity:A     random parts whose sizes are drawn from Dirichlet(A)
+    subjects       everyone gets all that some subjects (persons, devices) have given, and no other gets any of it: the
+                   natural division of LEAF (Caldas et al. 2018, arXiv:1812.01097), for data that say whose they are
     module:name    your own function of (labels, peers, rng)
 """
 
@@ -25,12 +27,14 @@ from data_shards.errors import DataError
 
 Indices = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
+Subjects = npt.NDArray[np.int32]
 Division = list[Indices]
 SplitFunction = Callable[[Labels, int, np.random.Generator], Division]
 
 #: Nobody gets fewer: a peer without data of its own could not take part.
 EXAMPLES_MIN = 2
-CHOICES = "iid, dirichlet:0.3, labels:2, quantity:1.5 or module:function"
+CHOICES = "iid, dirichlet:0.3, labels:2, quantity:1.5, subjects or module:function"
+BY_SUBJECT = "subjects"
 
 
 def iid(labels: Labels, peers: int, rng: np.random.Generator) -> Division:
@@ -86,15 +90,54 @@ def quantity(labels: Labels, peers: int, rng: np.random.Generator, alpha: float)
     return [part.astype(np.int64) for part in np.split(rng.permutation(len(labels)), cuts)]
 
 
-def parse(scheme: str) -> SplitFunction:
-    """The function that a scheme's text names.
+def by_subject(subjects: Subjects, peers: int, rng: np.random.Generator) -> Division:
+    """Whole subjects, drawn at random, as many for each peer as for every other, or one more.
+
+    Args:
+        subjects: Whose each example is; shape (n,), int32.
+        peers: How many there are.
+        rng: Of the drawing.
 
     Raises:
-        DataError: No such scheme, or a parameter out of range.
+        DataError: There are fewer subjects than peers, or one of them has too few examples to be a peer's.
+    """
+    known = np.unique(subjects)
+    if len(known) < peers:
+        raise DataError(
+            f"split {BY_SUBJECT}: the data has {len(known)} subjects, too few for {peers} peers; choose at most "
+            f"{len(known)} peers"
+        )
+    parts = [np.flatnonzero(np.isin(subjects, mine)) for mine in np.array_split(rng.permutation(known), peers)]
+    for part in parts:
+        if len(part) < EXAMPLES_MIN:
+            # Filling it up from others' subjects would break the promise that nobody else gets any of theirs.
+            raise DataError(
+                f"split {BY_SUBJECT}: subject {subjects[part[0]]} has {len(part)} example, a peer needs "
+                f"{EXAMPLES_MIN}; choose fewer peers"
+            )
+    return [part.astype(np.int64) for part in parts]
+
+
+def parse(scheme: str, subjects: Subjects | None = None) -> SplitFunction:
+    """The function that a scheme's text names.
+
+    Args:
+        scheme: One of those that this module lists.
+        subjects: Whose each example is, where the data set says it.
+
+    Raises:
+        DataError: No such scheme, a parameter out of range, or a data set without subjects for one that needs them.
     """
     name, _, parameter = scheme.partition(":")
     if scheme == "iid":
         return iid
+    if scheme == BY_SUBJECT:
+        if subjects is None:
+            raise DataError(
+                f"split {BY_SUBJECT}: the data set does not say whose its examples are; choose {CHOICES}, or add "
+                "`subjects` to your .npz file"
+            )
+        return lambda _, peers, rng: by_subject(subjects, peers, rng)
     if name in ("dirichlet", "quantity"):
         alpha = _number(scheme, parameter)
         skewed = dirichlet if name == "dirichlet" else quantity
@@ -124,11 +167,20 @@ def _number(scheme: str, text: str, whole: bool = False) -> float:
     return value
 
 
-def divide(scheme: str, labels: Labels, peers: int, rng: np.random.Generator) -> Division:
+def divide(
+    scheme: str, labels: Labels, peers: int, rng: np.random.Generator, subjects: Subjects | None = None
+) -> Division:
     """Divide by a scheme, and see to it that nobody's part is too small and none overlap.
 
     A part below `EXAMPLES_MIN` is filled up with examples of the largest part, one by one from its end: the rule is
-    the same on every machine. (`labels:K` raises instead.)
+    the same on every machine. (`labels:K` and `subjects` raise instead.)
+
+    Args:
+        scheme: One of those that this module lists.
+        labels: Shape (n,), int32.
+        peers: How many parts.
+        rng: Of everything that is drawn.
+        subjects: Whose each example is, shape (n,), int32, where the data set says it.
 
     Raises:
         DataError: The scheme is unknown, its result is not a division, or there are too few examples.
@@ -137,7 +189,7 @@ def divide(scheme: str, labels: Labels, peers: int, rng: np.random.Generator) ->
         raise DataError(
             f"{len(labels)} examples are too few for {peers} peers with {EXAMPLES_MIN} or more each: choose fewer peers"
         )
-    parts = _checked(scheme, parse(scheme)(labels, peers, rng), len(labels), peers)
+    parts = _checked(scheme, parse(scheme, subjects)(labels, peers, rng), len(labels), peers)
     # Largest first; of equal ones the first peer.
     heap = [(-len(part), peer) for peer, part in enumerate(parts)]
     heapq.heapify(heap)
@@ -213,3 +265,30 @@ def matching_test(train: list[Labels], labels: Labels, rng: np.random.Generator)
             richest = max(range(len(division)), key=lambda peer: len(division[peer]))
             division[index], division[richest] = division[richest][-1:], division[richest][:-1]
     return [np.sort(part) for part in division]
+
+
+def own_test(train: list[Subjects], subjects: Subjects) -> Division:
+    """Divide the test set so that each peer is tested on the subjects that it trains on.
+
+    Args:
+        train: Whose each peer's training examples are.
+        subjects: Whose each test example is; shape (m,), int32.
+
+    Raises:
+        DataError: A peer's subjects have no test examples, or a test example is of a subject that no peer trains on.
+    """
+    parts = [np.flatnonzero(np.isin(subjects, mine)).astype(np.int64) for mine in train]
+    for peer, part in enumerate(parts):
+        if len(part) == 0:
+            mine = ", ".join(str(subject) for subject in np.unique(train[peer])[:5])
+            raise DataError(
+                f"split {BY_SUBJECT}: peer {peer + 1} trains on subjects {mine}, who have no test examples; choose "
+                "another split, or a test set of the same subjects"
+            )
+    left = np.setdiff1d(subjects, np.concatenate(train))
+    if len(left):
+        raise DataError(
+            f"split {BY_SUBJECT}: subject {left[0]} of the test set is in no peer's training examples; choose another "
+            "split, or a test set of the same subjects"
+        )
+    return parts
