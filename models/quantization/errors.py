@@ -1,0 +1,17 @@
+"""What is raised when a model has no int8 form."""
+
+from __future__ import annotations
+
+
+class QuantizationError(Exception):
+    """A model, or a layer of it, cannot be quantized.
+
+    Args:
+        layer: Its name.
+        what: What it is or does that has no int8 form.
+        remedy: What to use instead.
+    """
+
+    def __init__(self, layer: str, what: str, remedy: str) -> None:
+        super().__init__(f"layer {layer!r}: {what}; {remedy}")
+        self.layer, self.what, self.remedy = layer, what, remedy
