@@ -24,10 +24,10 @@ __all__ = ["unsupported", "with_builtin_gradients", "written_out_gelu"]
 SAFE = frozenset(
     {
         "AddV2", "Add", "Sub", "Mul", "RealDiv", "Neg", "Exp", "Log", "Sum", "Mean", "Max", "MatMul", "Reshape",
-        "Squeeze", "Cast", "Identity", "StopGradient", "Pack", "Slice", "OneHot", "Shape", "Const",
+        "Squeeze", "Cast", "Identity", "StopGradient", "Pack", "Unpack", "Slice", "OneHot", "Shape", "Const",
         "ExpandDims", "Split", "SplitV", "Fill", "BroadcastTo", "Placeholder", "NoOp", "Greater", "Less",
         "SpaceToBatchND", "BatchToSpaceND", "Softmax", "LogSoftmax", "SquaredDifference", "Square",
-        # Of tf.nn.silu and of gelu as written here: both bring their gradient with them.
+        # Of tf.nn.silu, and of gelu and recurrent layers as written here: all bring their gradient with them.
         "IdentityN",
     }
 )  # fmt: skip

@@ -43,6 +43,17 @@ def _transpose(op: Any, dy: Any) -> Any:
     return tf.transpose(dy, [order.index(axis) for axis in range(len(order))]), None
 
 
+def _reverses_one_axis(op: Any) -> bool:
+    """Whether a reversal is one that every interpreter does: tflite-runtime 2.14 reverses the first axis of several."""
+    axes = tf.get_static_value(op.inputs[1])
+    return axes is not None and len(axes) == 1
+
+
+@gradient_of("ReverseV2", _reverses_one_axis)
+def _reverse(op: Any, dy: Any) -> Any:
+    return tf.reverse(dy, op.inputs[1]), None
+
+
 def _is_table(op: Any) -> bool:
     """Whether a gather takes rows of a matrix."""
     axis = tf.get_static_value(op.inputs[2])
