@@ -12,7 +12,7 @@ SPLIT ?= iid
 DATASET ?= fashion-mnist
 EXAMPLES ?= 3000
 EPOCHS ?= 1
-LEARNING_RATE ?= 0.1
+LEARNING_RATE ?= 0
 SEED ?= 1
 KILL ?= auto
 #: a model's Python file, for `make demo` also a folder of artifacts

@@ -50,8 +50,8 @@ class Layout:
     """All tensors of a model, in the order and without gaps in which they stand in the flat vector.
 
     Raises:
-        LayoutError: Names repeat, a dimension is not positive, a tensor does not begin where the one before ends, or
-            the whole is too large.
+        LayoutError: Names repeat, a dimension is not positive, a tensor does not begin where the one before ends, a
+            trained tensor follows the state, or the whole is too large.
     """
 
     tensors: tuple[Tensor, ...]
@@ -73,6 +73,10 @@ class Layout:
                 raise LayoutError(f"{tensor.name}: axis {tensor.axis} is not one of shape {tensor.shape}")
             if tensor.kind not in KINDS:
                 raise LayoutError(f"{tensor.name}: kind {tensor.kind!r} is not one of {', '.join(sorted(KINDS))}")
+            if tensor.kind != "state" and offset > 0 and self.tensors[len(names) - 2].kind == "state":
+                raise LayoutError(
+                    f"{tensor.name}: kind {tensor.kind!r} follows a tensor of kind 'state', which comes last"
+                )
             offset += tensor.size
             if offset > SIZE_MAX:
                 raise LayoutError(f"{tensor.name}: the layout grows beyond {SIZE_MAX} values")
@@ -82,6 +86,11 @@ class Layout:
         """Number of values of the flat vector."""
         last = self.tensors[-1]
         return last.offset + last.size
+
+    @property
+    def trained_size(self) -> int:
+        """Number of values that gradients train; those of the state follow them."""
+        return sum(tensor.size for tensor in self.tensors if tensor.kind != "state")
 
     def split(self, vector: F32) -> dict[str, F32]:
         """Views of a flat vector's tensors.

@@ -15,13 +15,13 @@ from edge_peer.config_relations import relations, short
 from edge_peer.errors import ConfigError
 from edge_peer.protocol.messages import STRATEGIES, RunSettings
 from edge_peer.protocol.settings import Timing
+from edge_peer.trainers.backends import BACKENDS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-BACKENDS = frozenset({"litert"})
 LEVELS = frozenset({"debug", "info", "warning", "error"})
 PORT = 1883
 PORT_TLS = 8883
@@ -132,8 +132,8 @@ class TrainerSection:
     """How it trains.
 
     Attributes:
-        backend: `litert`: ai-edge-litert or tflite-runtime, whichever is installed.
-        threads: Of the interpreter; a small model is faster with one.
+        backend: `litert`: ai-edge-litert or tflite-runtime, whichever is installed; `keras`: TensorFlow.
+        threads: Of the backend; a small model is faster with one.
         evaluate_local: Score the local model after training, for the CSV.
     """
 
@@ -207,7 +207,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "run.rounds_max": (1, 1_000_000),
     "run.target_accuracy": (0, 1),
     "run.epochs": (1, 1000),
-    "run.learning_rate": (1e-9, 1e3),
+    "run.learning_rate": (0, 1e3),
+    "run.proximal": (0, 1e6),
     "run.round_deadline_s": (0.1, 1e6),
     "run.updates_min": (1, 10_000),
     "run.fraction": (0.001, 1),

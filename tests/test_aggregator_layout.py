@@ -18,7 +18,8 @@ def layouts(draw: st.DrawFn) -> Layout:
     for index in range(draw(st.integers(1, 6))):
         shape = tuple(draw(st.lists(st.integers(1, 5), max_size=4)))
         axis = draw(st.sampled_from([None, *range(len(shape))]))
-        tensors.append(Tensor(f"t{index}", shape, offset, axis, draw(st.sampled_from(sorted(layout.KINDS)))))
+        kinds = ["state"] if tensors and tensors[-1].kind == "state" else sorted(layout.KINDS)
+        tensors.append(Tensor(f"t{index}", shape, offset, axis, draw(st.sampled_from(kinds))))
         offset += tensors[-1].size
     return Layout(tuple(tensors))
 
@@ -31,6 +32,12 @@ def test_split_and_join_are_opposites(it: Layout) -> None:
     np.testing.assert_array_equal(it.join(parts), vector)
     parts[it.tensors[0].name][...] = -1
     assert vector[0] == -1, "split gives views"
+
+
+@given(layouts())
+def test_what_is_trained_comes_first(it: Layout) -> None:
+    for tensor in it.tensors:
+        assert (tensor.offset >= it.trained_size) == (tensor.kind == "state")
 
 
 @given(layouts())
@@ -47,6 +54,7 @@ BAD = {
     "gap": ((GOOD, Tensor("b", (1,), 7)), "offset is 7.*ends at 6"),
     "axis": ((Tensor("a", (2, 3), 0, axis=2),), "axis 2"),
     "kind": ((Tensor("a", (2, 3), 0, kind="odd"),), "kind 'odd'"),
+    "state before weights": ((Tensor("s", (2,), 0, kind="state"), Tensor("a", (2,), 2)), "'weight' follows .* last"),
     "too large": ((Tensor("a", (2**20, 2**20), 0),), "beyond"),
 }
 

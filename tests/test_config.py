@@ -67,7 +67,7 @@ def test_a_short_file_has_the_documented_defaults(tmp_path: Path) -> None:
     assert config.peer.state_dir == tmp_path / "state"
     assert config.shard.path == tmp_path / "shards/kitchen.safetensors"
     assert config.broker.address == ("localhost", 1883)
-    assert (config.run.rounds_max, config.run.learning_rate, config.federation.roster) == (10, 0.1, None)
+    assert (config.run.rounds_max, config.run.learning_rate, config.federation.roster) == (10, 0.0, None)
 
 
 def test_tls_has_its_own_port_unless_given(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ SINGLE = {
     ('run.rounds_max = "5"',): r"\[run\] rounds_max = '5': must be a whole number",
     ("run.rounds_max = true",): r"\[run\] rounds_max = True: must be a whole number",
     ("run.learning_rate = true",): r"\[run\] learning_rate = True: must be a number",
-    ("run.learning_rate = nan",): r"\[run\] learning_rate = nan: must be from 1e-09 to 1000",
+    ("run.learning_rate = nan",): r"\[run\] learning_rate = nan: must be from 0 to 1000",
     ("run.learning_rate = inf",): r"\[run\] learning_rate = inf: must be from",
     ("run.target_accuracy = 83.5",): r"\[run\] target_accuracy = 83\.5: must be from 0 to 1",
     ("run.rounds_max = 0",): r"\[run\] rounds_max = 0: must be from 1 to 1e\+06",
@@ -104,7 +104,7 @@ SINGLE = {
     ('federation.roster = "kitchen"',): r"\[federation\] roster = 'kitchen': must be a list of texts",
     ('federation.roster = ["kitchen", 3]',): r"\[federation\] roster = \['kitchen', 3\]: must be a list of texts",
     ('run.strategy = "best"',): r"\[run\] strategy = 'best': must be one of all, fastest, fraction, least_used",
-    ('trainer.backend = "torch"',): r"\[trainer\] backend = 'torch': must be one of litert",
+    ('trainer.backend = "torch"',): r"\[trainer\] backend = 'torch': must be one of keras, litert",
     ('log.level = "INFO"',): r"\[log\] level = 'INFO': must be one of debug, error, info, warning",
     ('shard.path = "a\\u0000b"',): r"\[shard\] path = 'a\\x00b': must be a path",
     ('peer.name = "-k"',): r"\[peer\] name = '-k': use letters, digits",

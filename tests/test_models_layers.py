@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from interpreters import OTHER, Here, Other, complete
 
 pytestmark = pytest.mark.tensorflow
 
@@ -16,6 +17,8 @@ BATCH, CLASSES = 6, 3
 LARGE = np.float32(1024)
 END = "L.Flatten(), L.Dense(3)"
 CONV = "L.Conv2D(4, 3, padding='same')"
+#: BatchNormalization takes a bias away again, which has no gradient then.
+PURE = "L.Conv2D(4, 3, padding='same', use_bias=False)"
 ROWS = "L.Reshape((H, W * C)), L.Conv1D(4, 3)"
 
 #: Layers whose gradient depends on sizes: each with several random ones.
@@ -69,6 +72,14 @@ PLAIN = {
     "prelu": f"{CONV}, L.PReLU(), {END}",
     "softmax layer": f"{CONV}, L.Softmax(), {END}",
     "approximate gelu": f"{CONV}, L.Activation(lambda x: keras.activations.gelu(x, approximate=True)), {END}",
+    "batch normalization": f"{PURE}, L.BatchNormalization(), L.ReLU(), {END}",
+    "batch normalization of a vector": (
+        "L.Flatten(), L.Dense(7, use_bias=False), L.BatchNormalization(momentum=0.8), L.Dense(3)"
+    ),
+    "batch normalization, shift alone": f"{PURE}, L.BatchNormalization(scale=False, epsilon=0.1), {END}",
+    "batch normalization of rows": f"{CONV}, L.BatchNormalization(axis=1), {END}",
+    "batch normalization that is frozen": f"{CONV}, L.BatchNormalization(trainable=False), {END}",
+    "a frozen layer": f"L.Conv2D(4, 3, trainable=False), {END}",
     "layer normalization": f"{CONV}, L.LayerNormalization(), {END}",
     "layer normalization of a vector": "L.Flatten(), L.Dense(7), L.LayerNormalization(epsilon=0.1), L.Dense(3)",
     "layer normalization of an image": f"{CONV}, L.LayerNormalization(axis=(1, 2, 3)), {END}",
@@ -118,6 +129,16 @@ CASES = {
 }
 
 
+def load_graph(content: bytes) -> tuple[Any, Any]:
+    """The exported functions under TensorFlow, as a board with it runs them."""
+    import tensorflow as tf
+
+    from edge_peer.trainers.keras import load_graph as load
+
+    (train, _), (infer, _) = load(tf, content)
+    return train, infer
+
+
 @pytest.fixture(scope="module")
 def export() -> Any:
     from models import export as module
@@ -143,8 +164,25 @@ def examples(rng: Any, shape: tuple[int, ...], values: int) -> tuple[Any, Any]:
     return x.astype(np.uint8), rng.integers(0, CLASSES, BATCH).astype(np.int32)
 
 
-def tensorflow_gradients(model: Any, vector: Any, x: Any, y: Any) -> list[Any]:
-    """Of each weight, by TensorFlow's own gradients of the Keras model."""
+def variables_of(model: Any) -> list[Any]:
+    """In the order of the vector: what is trained, then the state."""
+    return [*model.trainable_variables, *(it for it in model.non_trainable_variables if it.dtype == "float32")]
+
+
+def vector_of(model: Any) -> Any:
+    return np.concatenate([np.asarray(it).reshape(-1) for it in variables_of(model)])
+
+
+def set_weights(model: Any, vector: Any) -> None:
+    offset = 0
+    for variable in variables_of(model):
+        size = int(np.prod(variable.shape))
+        variable.assign(vector[offset : offset + size].reshape(variable.shape))
+        offset += size
+
+
+def tensorflow_gradients(model: Any, vector: Any, x: Any, y: Any) -> tuple[list[Any], Any]:
+    """Of each trained weight, by TensorFlow's own gradients of the Keras model; and the vector with the new state."""
     import keras
     import tensorflow as tf
 
@@ -153,51 +191,71 @@ def tensorflow_gradients(model: Any, vector: Any, x: Any, y: Any) -> list[Any]:
         losses = keras.losses.sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True)
         loss = tf.reduce_mean(losses)
     found = tape.gradient(loss, [it.value for it in model.trainable_variables])
-    return [tf.convert_to_tensor(it).numpy().reshape(-1) for it in found]
+    return [tf.convert_to_tensor(it).numpy().reshape(-1) for it in found], vector_of(model)
 
 
-def set_weights(model: Any, vector: Any) -> None:
-    offset = 0
-    for variable in model.trainable_variables:
-        size = int(np.prod(variable.shape))
-        variable.assign(vector[offset : offset + size].reshape(variable.shape))
-        offset += size
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Other | None]:
+    """tflite-runtime, where it is: it has no wheels for newer Pythons, and `make test` says so."""
+    it = Other(tmp_path_factory.mktemp("other")) if OTHER.exists() else None
+    yield it
+    if it is not None:
+        it.close()
+
+
+def close(found: Any, expected: Any, tolerance: float = 1e-5) -> bool:
+    """Within a tolerance that is relative to the largest value."""
+    return bool(np.abs(np.asarray(found, np.float64) - expected).max() <= tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_layer_trains_on_a_board_as_in_tensorflow(export: Any, tmp_path: Path, name: str) -> None:
-    from edge_peer.trainers.litert import load_runtime
-
+def test_a_layer_trains_on_a_board_as_in_tensorflow(
+    export: Any, other: Other | None, tmp_path: Path, name: str
+) -> None:
     build, seed = CASES[name]
     path, shape = write(tmp_path, build, seed)
     export.export(path, tmp_path / "out", seed)
     model = export.load_module(path).build()
-    train = load_runtime()[1].Interpreter(model_path=str(tmp_path / "out/train.tflite")).get_signature_runner("train")
+    file = tmp_path / "out/train.tflite"
+    here = Here(file)
+    graph = load_graph((tmp_path / "out/train.graph").read_bytes())[0]
     ones = np.ones(BATCH, np.float32)
-    initial = np.concatenate([np.asarray(it).reshape(-1) for it in model.trainable_variables])
+    initial = vector_of(model)
+    trained = sum(int(np.prod(it.shape)) for it in model.trainable_variables)
     rng = np.random.default_rng(seed)
     # The first with the initial weights: equal inputs stay equal in every place.
     for noise, values in ((0.0, 2), (0.1, 3), (0.1, 256)):
-        weights = (initial + rng.normal(0, noise, initial.size)).astype(np.float32)
+        shift = rng.normal(0, noise, initial.size)
+        # Of the state too, which holds variances.
+        shift[trained:] = np.abs(shift[trained:])
+        weights = (initial + shift).astype(np.float32)
         x, y = examples(rng, shape, values)
-        outputs = train(weights=weights, x=x, y=y, sample_weight=ones, learning_rate=LARGE)
-        found = (weights.astype(np.float64) - outputs["weights"]) / float(LARGE)
-        offset = 0
-        for variable, expected in zip(
-            model.trainable_variables, tensorflow_gradients(model, weights, x, y), strict=True
-        ):
-            part = found[offset : offset + expected.size]
-            offset += expected.size
-            largest = np.abs(expected).max()
-            assert largest > 1e-6, variable.path
-            assert np.abs(part - expected).max() <= 1e-5 * largest, variable.path
+        inputs = {"weights": weights, "x": x, "y": y, "sample_weight": ones, "learning_rate": LARGE}
+        outputs = here("train", **inputs)
+        gradients, after = tensorflow_gradients(model, weights, x, y)
+        runs = {"here": outputs, "TensorFlow": graph(**complete(here.shapes("train"), inputs))}
+        if other is not None:
+            runs["tflite-runtime"] = other(file, "train", **inputs)
+        for run, it in runs.items():
+            found = ((weights.astype(np.float64) - it["weights"]) / float(LARGE))[:trained]
+            offset = 0
+            for variable, expected in zip(model.trainable_variables, gradients, strict=True):
+                part = found[offset : offset + expected.size]
+                offset += expected.size
+                assert np.abs(expected).max() > 1e-6, variable.path
+                assert close(part, expected), (run, variable.path)
+            if trained < initial.size:
+                assert close(it["weights"][trained:], after[trained:]), (run, "state")
+            assert it["loss"] == pytest.approx(float(outputs["loss"]), rel=1e-5), run
     rate = np.float32(0.05)
     board, keras_weights = weights, weights
-    for _ in range(10):
+    for _ in range(20):
         x, y = examples(rng, shape, 256)
-        board = train(weights=board, x=x, y=y, sample_weight=ones, learning_rate=rate)["weights"]
-        keras_weights = keras_weights - rate * np.concatenate(tensorflow_gradients(model, keras_weights, x, y))
-    assert np.abs(board - keras_weights).max() <= 1e-4
+        board = here("train", weights=board, x=x, y=y, sample_weight=ones, learning_rate=rate)["weights"]
+        gradients, after = tensorflow_gradients(model, keras_weights, x, y)
+        after[:trained] -= rate * np.concatenate(gradients)
+        keras_weights = after
+    assert np.abs(board - keras_weights).max() <= 1e-4 * max(1.0, np.abs(keras_weights).max())
     assert np.abs(board - weights).max() > 1e-3
 
 
@@ -225,8 +283,10 @@ def operations(rng: Any) -> dict[str, Callable[[Any, Any], Any]]:
 
 
 @pytest.mark.parametrize("kind", ["Conv2D", "MaxPool", "AvgPool", "DepthwiseConv2dNative"])
-def test_a_gradient_equals_tensorflows_for_any_geometry(export: Any, kind: str) -> None:
+def test_a_gradient_equals_tensorflows_for_any_geometry(kind: str) -> None:
     import tensorflow as tf
+
+    from models import gradients
 
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -240,7 +300,7 @@ def test_a_gradient_equals_tensorflows_for_any_geometry(export: Any, kind: str) 
             with tf.Graph().as_default() as graph:
                 inputs = [tf.constant(x), tf.constant(kernel)]
                 if builtin:
-                    with export.gradients.with_builtin_gradients():
+                    with gradients.with_builtin_gradients():
                         grads = tf.gradients(function(*inputs), inputs, tf.constant(dy))
                 else:
                     grads = tf.gradients(function(*inputs), inputs, tf.constant(dy))

@@ -41,7 +41,7 @@ def key(round_: int = 1) -> ev.TrainingKey:
 
 
 def train_job(round_: int = 1, **settings: Any) -> TrainJob:
-    return TrainJob(key(round_), RunSettings(**settings), INITIAL)
+    return TrainJob(key(round_), RunSettings(**{"learning_rate": 0.1, **settings}), INITIAL)
 
 
 def evaluate_job(vector: Any = INITIAL) -> EvaluateJob:

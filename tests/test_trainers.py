@@ -23,7 +23,8 @@ from edge_peer.errors import ResourceError
 from edge_peer.trainers import artifacts as artifacts_module
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
 from edge_peer.trainers.interface import Cancelled, TrainingDivergedError, TrainingResult
-from edge_peer.trainers.litert import RUNTIMES, LiteRTTrainer, load_runtime, shuffled
+from edge_peer.trainers.litert import RUNTIMES, LiteRTTrainer, load_runtime
+from edge_peer.trainers.steps import shuffled
 
 FOLDER = Path(__file__).parent.parent / "models/artifacts/image_cnn"
 ARTIFACTS = load_artifacts(FOLDER)
@@ -272,8 +273,9 @@ def test_a_manifest_that_is_none(copy: Path, content: bytes) -> None:
 
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "of the future": (lambda it: it.update(format=2), "format is 2, this program reads 1"),
+    "of the future": (lambda it: it.update(format=3), "format is 3, this program reads 2"),
     "format a text": (lambda it: it.update(format="1"), "format is '1', not an integer"),
+    "learning rate": (lambda it: it.update(learning_rate=0), "learning_rate is 0, not a number above 0 and up to 1000"),
     "no files": (lambda it: it.pop("files"), "files is missing"),
     "files a list": (lambda it: it.update(files=[]), r"files is \[\], not an object"),
     "a file without digest": (
@@ -301,6 +303,7 @@ SIGNED: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "initial.safetensors",
         "does not hold the layout's weights",
     ),
+    "no graph": (lambda it: it["files"].pop("train.graph"), "manifest.json", r"files.train.graph has no sha256"),
     "no shape": (lambda it: it.update(input={}), "manifest.json", "input.shape is None, not a list"),
     "shape of zeros": (lambda it: it.update(input={"shape": [0, 28]}), "manifest.json", "input.shape is"),
     "name": (lambda it: it.update(model_id="../x"), "manifest.json", "model_id is '../x', not a name"),

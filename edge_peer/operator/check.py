@@ -11,7 +11,7 @@ from edge_peer.protocol.topics import UPDATE
 from edge_peer.shell.daemon import load_resources
 from edge_peer.shell.store import Store
 from edge_peer.trainers.artifacts import load_artifacts
-from edge_peer.trainers.litert import LiteRTTrainer
+from edge_peer.trainers.backends import make_trainer
 
 
 def check(config: Config) -> int:
@@ -48,7 +48,7 @@ def _resources(config: Config) -> str:
 
 
 def _interpreter(config: Config) -> str:
-    return LiteRTTrainer(load_artifacts(config.model.artifacts), config.trainer.threads).runtime
+    return make_trainer(config.trainer.backend, load_artifacts(config.model.artifacts), config.trainer.threads).runtime
 
 
 def _state(config: Config) -> str:

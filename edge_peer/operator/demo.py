@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--dataset", default="fashion-mnist", help="or a folder of IDX files, or an .npz (%(default)s)")
     it.add_argument("--examples", type=int, default=3000, help="training examples a peer (default: %(default)s)")
     it.add_argument("--epochs", type=int, default=1, help="local epochs a round (default: %(default)s)")
-    it.add_argument("--learning-rate", type=float, default=0.1, help="of SGD (default: %(default)s)")
+    it.add_argument("--learning-rate", type=float, default=0.0, help="of the optimizer (default: the model's)")
     it.add_argument("--seed", type=int, default=1, help="of division and training (default: %(default)s)")
     it.add_argument("--kill", default="auto", help="kill the controller in this round, auto or none (%(default)s)")
     it.add_argument(

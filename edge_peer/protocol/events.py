@@ -48,7 +48,7 @@ class UpdateReceived:
 
     Attributes:
         problem: What is wrong with its vector (shape, dtype, values), or empty.
-        norm: L2 norm of its vector, which the run's settings may bound.
+        norm: L2 norm of its trained weights' part, which the run's settings may bound.
     """
 
     peer: str

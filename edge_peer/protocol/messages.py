@@ -66,25 +66,27 @@ class RunSettings:
         rounds_max: The run ends after this many rounds.
         target_accuracy: The run ends when the global model's accuracy reaches it (0..1); None: never.
         epochs: Local epochs a round.
-        learning_rate: Of the trainers' SGD.
+        learning_rate: Of the trainers' optimizer; 0: what the model was compiled with.
         round_deadline_s: A round is closed after this time with the updates that are there.
         updates_min: A round needs this many updates.
         strategy: How trainers are picked: all, fraction, fastest or least_used.
         fraction: The share of the trainers that a round takes, for every strategy but `all`.
-        update_norm_max: Largest L2 norm of an update's change against its base; 0: no bound.
+        update_norm_max: Largest L2 norm of an update's change of the trained weights; 0: no bound.
         seed: Of the order in which each trainer sees its examples; the same seed gives the same updates again.
+        proximal: Strength of the term that holds local training near the round's model (FedProx); 0: none.
     """
 
     rounds_max: int = 10
     target_accuracy: float | None = None
     epochs: int = 1
-    learning_rate: float = 0.1
+    learning_rate: float = 0.0
     round_deadline_s: float = 60.0
     updates_min: int = 2
     strategy: str = "all"
     fraction: float = 1.0
     update_norm_max: float = 0.0
     seed: int = 1
+    proximal: float = 0.0
 
     @classmethod
     def read(cls, fields: Fields) -> RunSettings:
@@ -100,6 +102,7 @@ class RunSettings:
             fraction=fields.number("fraction", 0, 1),
             update_norm_max=fields.number("update_norm_max", 0, 1e30),
             seed=fields.integer("seed"),
+            proximal=fields.number("proximal", 0, 1e6),
         )
 
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -37,6 +38,7 @@ from edge_peer.shell.telemetry import capability, disk_free_bytes, peak_rss_byte
 from edge_peer.shell.vectors import Vectors
 from edge_peer.shell.worker import EvaluateJob, Result, Trained, TrainJob, Worker
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
+from edge_peer.trainers.backends import make_trainer
 
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0
@@ -112,7 +114,12 @@ class Daemon:
         self._worker: Worker | None = None
         if shard is not None:
             self._worker = Worker(
-                self._make_trainer, shard, config.peer.name, self._post, config.trainer.evaluate_local
+                self._make_trainer,
+                shard,
+                config.peer.name,
+                self._post,
+                config.trainer.evaluate_local,
+                self._artifacts.layout.trained_size,
             )
         self._connection: Connection | None = None
         self._watched: Any = None
@@ -177,15 +184,13 @@ class Daemon:
             test_examples=len(shard.y_test) if shard is not None else 0,
             roster=config.federation.roster,
             min_peers=config.federation.min_peers,
-            run=config.run,
+            run=replace(config.run, learning_rate=config.run.learning_rate or artifacts.learning_rate),
             timing=config.timing,
             peers_max=config.limits.peers_max,
         )
 
     def _make_trainer(self) -> Any:
-        from edge_peer.trainers.litert import LiteRTTrainer  # noqa: PLC0415 - on the worker's thread, when needed
-
-        trainer = LiteRTTrainer(self._artifacts, self._config.trainer.threads)
+        trainer = make_trainer(self._config.trainer.backend, self._artifacts, self._config.trainer.threads)
         LOG.info("trains with %s", trainer.runtime)
         return trainer
 

@@ -81,7 +81,10 @@ class Inbox:
             self._complain(f"{peer}'s update", problem)
         elif not self._vectors.hold_update(peer, offer.digest, change, self._updates_max):
             raise RemoteProtocolError("more updates than are held at a time")
-        return ev.UpdateReceived(peer, offer, problem, l2_norm(change) if self._bounded() and not problem else 0.0)
+        measured = self._bounded() and not problem
+        return ev.UpdateReceived(
+            peer, offer, problem, l2_norm(change[: self._layout.trained_size]) if measured else 0.0
+        )
 
     def _complain(self, sender: str, problem: str) -> None:
         self.dropped += 1

@@ -74,6 +74,7 @@ class Worker:
         peer: This board's name.
         post: Called on the thread with each result; must be safe to call from it.
         evaluate_local: Score the local model after training.
+        trained_size: How many values of the vector gradients train: those that a bound of norms is about; None: all.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Worker:
         peer: str,
         post: Callable[[Result], None],
         evaluate_local: bool = True,
+        trained_size: int | None = None,
     ) -> None:
         self._make_trainer = make_trainer
         self._shard = shard
         self._peer = peer
         self._post = post
         self._evaluate_local = evaluate_local
+        self._trained_size = trained_size
         self._jobs: queue.SimpleQueue[tuple[TrainJob | EvaluateJob, threading.Event] | None] = queue.SimpleQueue()
         #: Of each training that waits or runs, what cancels it.
         self._cancels: dict[ev.TrainingKey, threading.Event] = {}
@@ -165,10 +168,11 @@ class Worker:
             learning_rate=job.settings.learning_rate,
             seed=training_seed(job.settings.seed, key.round, self._peer),
             cancelled=cancelled,
+            proximal=job.settings.proximal,
         )
         change = result.weights - job.base
         # Only measured where the run's settings bound it.
-        norm = l2_norm(change) if job.settings.update_norm_max else 0.0
+        norm = l2_norm(change[: self._trained_size]) if job.settings.update_norm_max else 0.0
         loss = _loss(result.loss)
         done = ev.TrainingDone(key, digest_of(change), result.examples, loss, result.seconds, norm)
         self._post(Trained(done, change))

@@ -17,8 +17,9 @@ from edge_peer.errors import ResourceError
 from edge_peer.protocol.topics import is_name
 from edge_peer.trainers.interface import F32
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("initial.safetensors", "train.tflite")
+GRAPH = "train.graph"
 #: Fields that two boards must share to train together; their digest is the model's.
 FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
 
@@ -35,6 +36,8 @@ class ModelArtifacts:
         digest: Same on two boards if and only if they can train together.
         input_shape: Of one example, uint8.
         initial_sha256: Digest of the initial weights as a flat little-endian float32 vector.
+        learning_rate: What the model was compiled with.
+        graph_sha256: Digest of the file for TensorFlow, which only boards that use it need.
     """
 
     folder: Path
@@ -46,11 +49,22 @@ class ModelArtifacts:
     batch_size: int
     evaluation_batch_size: int
     initial_sha256: str
+    learning_rate: float
+    graph_sha256: str
 
     @property
     def train_path(self) -> Path:
         """The TFLite file with the `train` and `infer` signatures."""
         return self.folder / "train.tflite"
+
+    @property
+    def graph_path(self) -> Path:
+        """The file with the same functions for TensorFlow."""
+        return self.folder / GRAPH
+
+    def graph(self) -> bytes:
+        """The content of that file; raises ModelError if it is missing or damaged."""
+        return _checked(self.folder / "manifest.json", self.graph_path, {"sha256": self.graph_sha256})
 
     def initial(self) -> F32:
         """The weights that every run starts from, shape (p,), float32."""
@@ -77,7 +91,7 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
         raise _error(path, f"format is {manifest['format']}, this program reads {FORMAT}")
     files = fields.object("files")
     for name in FILES:
-        _check_file(path, folder / name, files.get(name))
+        _checked(path, folder / name, files.get(name))
     shared = {name: fields.get(name) for name in FEDERATED}
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     if fields.get("digest") != digest:
@@ -103,6 +117,8 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
         batch_size=fields.integer("batch_size", 1, 65_536),
         evaluation_batch_size=fields.integer("evaluation_batch_size", 1, 65_536),
         initial_sha256=hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest(),
+        learning_rate=fields.positive("learning_rate", 1e3),
+        graph_sha256=_digest(path, files.get(GRAPH)),
     )
 
 
@@ -121,6 +137,12 @@ class _Fields:
             raise _error(self._path, f"{name} is {value!r}, not an integer from {low} to {high}")
         return int(value)
 
+    def positive(self, name: str, high: float) -> float:
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= high:
+            raise _error(self._path, f"{name} is {value!r}, not a number above 0 and up to {high:g}")
+        return float(value)
+
     def object(self, name: str) -> dict[str, Any]:
         value = self.get(name)
         if not isinstance(value, dict):
@@ -132,7 +154,7 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check_file(manifest: Path, path: Path, facts: Any) -> None:
+def _checked(manifest: Path, path: Path, facts: Any) -> bytes:
     if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
         raise _error(manifest, f"files.{path.name} has no sha256")
     try:
@@ -142,6 +164,14 @@ def _check_file(manifest: Path, path: Path, facts: Any) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if digest != facts["sha256"]:
         raise _error(path, f"is damaged: sha256 {digest[:12]}, the manifest says {facts['sha256'][:12]}")
+    return content
+
+
+def _digest(manifest: Path, facts: Any) -> str:
+    digest = facts.get("sha256") if isinstance(facts, dict) else None
+    if not isinstance(digest, str):
+        raise _error(manifest, f"files.{GRAPH} has no sha256")
+    return digest
 
 
 def _initial(path: Path, layout: Layout) -> F32:

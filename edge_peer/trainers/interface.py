@@ -82,10 +82,21 @@ class Trainer(Protocol):
         learning_rate: float,
         seed: int,
         cancelled: Callable[[], bool],
+        proximal: float = 0.0,
     ) -> TrainingResult:
         """Train from `weights` (shape (p,), not modified) on x (n, ...) and y (n,).
 
         The same arguments give the same bytes on the same kind of processor.
+
+        Args:
+            weights: Where training starts, and what the proximal term holds on to.
+            x: Examples.
+            y: Labels.
+            epochs: Passes over the examples.
+            learning_rate: Of the model's optimizer.
+            seed: Of the order of the examples and of what dropout drops.
+            cancelled: Asked before each batch.
+            proximal: The strength mu of FedProx's term mu / 2 * |w - weights|^2 (Li et al. 2020).
 
         Raises:
             Cancelled: `cancelled()` was true between two batches.

@@ -130,7 +130,7 @@ def test_a_killed_demo_takes_its_processes_with_it(demo: subprocess.Popen[str], 
         (["--model", "nowhere"], "make the artifacts with `make model`"),
         (["--model", "models/mine.py"], "models/artifacts/mine/manifest.json: cannot be read"),
         (["--dataset", "nowhere"], "--dataset 'nowhere'"),
-        (["--learning-rate", "0"], "learning_rate = 0.0"),
+        (["--learning-rate", "-1"], "learning_rate = -1.0"),
     ],
 )
 def test_a_wrong_option_is_named(options: list[str], message: str, tmp_path: Path) -> None:
