@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.gradients.registry import gradient_of, is_nhwc
-from models.gradients.windows import Window
+from models.gradients.windows import Window, taps_of
 
 
 def _is_spatial(op: Any) -> bool:
@@ -27,12 +27,11 @@ def _max_pool(op: Any, dy: Any) -> Any:
     """To the largest element of each window; of equal ones to the first, row by row, as TensorFlow does."""
     y = op.outputs[0]
     down, across = _windows(op)
-    covered = across.covered(down.covered(op.inputs[0], np.finfo(np.float32).min), np.finfo(np.float32).min)
     open_windows, rows = tf.ones_like(y), []
-    for i in range(down.taps):
-        row, pieces = down.read(covered, i), []
-        for j in range(across.taps):
-            first = tf.cast(tf.equal(across.read(row, j), y), dy.dtype) * open_windows
+    for row in taps_of(op.inputs[0], down, across, np.finfo(np.float32).min):
+        pieces = []
+        for tap in row:
+            first = tf.cast(tf.equal(tap, y), dy.dtype) * open_windows
             open_windows = open_windows - first
             pieces.append(dy * first)
         rows.append(across.write(pieces))

@@ -1,4 +1,4 @@
-"""Windows that slide along one axis: what each tap reads, and where its gradient goes back to."""
+"""Windows that slide along two axes: what each tap reads, and where its gradient goes back to."""
 
 from __future__ import annotations
 
@@ -13,6 +13,26 @@ def along(axis: int, inside: Any, outside: Any) -> list[Any]:
     return [inside if index == axis else outside for index in range(4)]
 
 
+def along_shape(shape: list[int], axis: int, length: int) -> list[int]:
+    """The shape with another length on this axis."""
+    return [length if index == axis else size for index, size in enumerate(shape)]
+
+
+def framed(x: Any, margins: dict[int, tuple[int, int]], filler: float = 0.0) -> Any:
+    """Four axes with so much before and behind the input on each; a negative margin cuts."""
+    before, behind = zip(*(margins.get(axis, (0, 0)) for axis in range(4)), strict=True)
+    if min(*before, *behind) < 0:
+        lengths = [int(length) for length in x.shape]
+        kept = [
+            length + min(first, 0) + min(last, 0) for length, first, last in zip(lengths, before, behind, strict=True)
+        ]
+        x = tf.slice(x, [max(-first, 0) for first in before], kept)
+    if max(*before, *behind) > 0:
+        pads = [[max(first, 0), max(last, 0)] for first, last in zip(before, behind, strict=True)]
+        x = tf.pad(x, pads, constant_values=filler)
+    return x
+
+
 def place(pieces: list[Any], axis: int, stride: int, start: int, size: int) -> Any:
     """Element `o` of piece `k` added at position `o * stride + k`, cut to `size` positions from `start` on.
 
@@ -24,8 +44,7 @@ def place(pieces: list[Any], axis: int, stride: int, start: int, size: int) -> A
     sums = []
     for remainder in range(stride):
         shifted = [
-            tf.pad(piece, along(axis, [shift, shifts - 1 - shift], [0, 0])) if shifts > 1 else piece
-            for shift, piece in enumerate(pieces[remainder::stride])
+            framed(piece, {axis: (shift, shifts - 1 - shift)}) for shift, piece in enumerate(pieces[remainder::stride])
         ]
         total = None
         for piece in shifted:
@@ -33,17 +52,7 @@ def place(pieces: list[Any], axis: int, stride: int, start: int, size: int) -> A
         sums.append(tf.zeros(along_shape(shape, axis, shape[axis] + shifts - 1)) if total is None else total)
     length = (shape[axis] + shifts - 1) * stride
     whole = sums[0] if stride == 1 else tf.reshape(tf.concat(sums, axis + 1), along_shape(shape, axis, length))
-    end = min(start + size, length)
-    if (start, end) != (0, length):
-        whole = tf.slice(whole, along(axis, start, 0), along_shape(shape, axis, end - start))
-    if end - start < size:
-        whole = tf.pad(whole, along(axis, [0, size - (end - start)], [0, 0]))
-    return whole
-
-
-def along_shape(shape: list[int], axis: int, length: int) -> list[int]:
-    """The shape with another length on this axis."""
-    return [length if index == axis else size for index, size in enumerate(shape)]
+    return framed(whole, {axis: (-start, start + size - length)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +88,49 @@ class Window:
         """From the start of the first window to the end of the last."""
         return (self.count - 1) * self.stride + self.taps
 
-    def covered(self, x: Any, filler: float) -> Any:
-        """The input as the windows see it: padded, or without an end that none of them reads."""
-        after = self.span - self.before - self.size
-        if after < 0:
-            x = tf.slice(x, [0] * 4, along_shape(list(x.shape), self.axis, self.size + after))
-        if self.before or after > 0:
-            x = tf.pad(x, along(self.axis, [self.before, max(after, 0)], [0, 0]), constant_values=filler)
-        return x
+    @property
+    def strides(self) -> int:
+        """How many strides hold the span."""
+        return -(-self.span // self.stride)
 
-    def uncovered(self, dx: Any) -> Any:
-        """The gradient of the input from that of `covered`."""
-        return place([dx], self.axis, 1, self.before, self.size)
+    @property
+    def reach(self) -> range:
+        """The strides, counted from the start of the first window, in which positions of the input lie."""
+        return range(self.before // self.stride, -(-(self.before + self.size) // self.stride))
 
-    def read(self, covered: Any, tap: int) -> Any:
-        """What one tap of each window reads, of a covered input."""
-        begin = along(self.axis, tap, 0)
-        end = along_shape(list(covered.shape), self.axis, tap + (self.count - 1) * self.stride + 1)
-        return tf.strided_slice(covered, begin, end, along(self.axis, self.stride, 1))
+    def margins(self, length: int) -> tuple[int, int]:
+        """Of the input in so many positions from the start of the first window on."""
+        return self.before, length - self.before - self.size
+
+    def margins_of_reach(self, taps: int) -> tuple[int, int]:
+        """Of the outputs, of which so many taps, one stride apart, carry something back to each stride of `reach`."""
+        return taps - 1 - self.reach.start, self.reach.stop - self.count
+
+    def woven(self, remainders: list[Any]) -> Any:
+        """The positions of the input, from those with each remainder by the stride; `reach` tells their strides."""
+        return place(remainders, self.axis, self.stride, self.before - self.reach.start * self.stride, self.size)
 
     def write(self, pieces: list[Any]) -> Any:
         """The gradient of the input from those of what each tap has read."""
         return place(pieces, self.axis, self.stride, self.before, self.size)
+
+
+def taps_of(x: Any, down: Window, across: Window, filler: float = 0.0) -> list[list[Any]]:
+    """What each tap of the windows reads of the input, by row and column; shape (n, down.count, across.count, m).
+
+    The input's shape is (n, down.size, across.size, m), and padding holds the filler. Each tap is one slice without
+    steps, of the input with the positions of a stride on axes of their own: some of TFLite's kernels of a slice with
+    steps go from number to number.
+    """
+    lengths = [window.strides * window.stride for window in (down, across)]
+    x = framed(x, {it.axis: it.margins(length) for it, length in zip((down, across), lengths, strict=True)}, filler)
+    first, last = int(x.shape[0]), int(x.shape[3])
+    # The position within a stride of columns and the last axis as one: not all of TFLite's kernels take six.
+    x = tf.reshape(x, [first, down.strides, down.stride, across.strides, across.stride * last])
+    size, shape = [first, down.count, 1, across.count, last], [first, down.count, across.count, last]
+
+    def tap(i: int, j: int) -> Any:
+        begin = [0, i // down.stride, i % down.stride, j // across.stride, j % across.stride * last]
+        return tf.reshape(tf.slice(x, begin, size), shape)
+
+    return [[tap(i, j) for j in range(across.taps)] for i in range(down.taps)]
