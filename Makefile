@@ -68,7 +68,7 @@ test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10
 
 .PHONY: test-models
 test-models: setup-models ## the tests of the models, with TensorFlow
-	@.venv-models/bin/python -m pytest -m tensorflow tests/test_models.py tests/test_models_layers.py tests/test_models_recurrent.py
+	@.venv-models/bin/python -m pytest -m tensorflow tests/test_models.py tests/test_models_layers.py tests/test_models_steps.py tests/test_models_recurrent.py
 
 .PHONY: sim
 sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants

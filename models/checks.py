@@ -68,6 +68,9 @@ def check_forward(model: keras.Model, infer: Any) -> None:
     for name, kind in gradients.unsupported(infer.graph):
         raise ExportError(f"layer {_layer_of(model, name)!r}: operation {kind} cannot be trained on a board; {REMEDY}")
     last = infer.structured_outputs["logits"].op
+    if model.output_shape[-1] == 1:
+        # Behind the zeros that stand for the first of two classes.
+        last = last.inputs[1].op if last.type == "ConcatV2" else last.inputs[0].op.inputs[1].op
     while last.type in ("Identity", "Reshape"):
         last = last.inputs[0].op
     if last.type in ("Softmax", "Sigmoid"):

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -26,34 +27,48 @@ class Noise:
         self._numbers = numbers
         self.count = 0
 
-    def dropout(self, x: Any, rate: float, noise_shape: Any = None) -> Any:
+    def dropout(self, x: Any, rate: float, noise_shape: tuple[int | None, ...] | None = None) -> Any:
         """What tf.nn.dropout gives: elements are zero with probability `rate`, the others grow by 1 / (1 - rate).
 
         Args:
             x: float32.
             rate: 0 to 1.
-            noise_shape: Shape of what is drawn; 1 where an axis shares its numbers. None: that of `x`.
+            noise_shape: Shape of what is drawn; 1 where an axis shares its numbers, None where it is that of `x`.
         """
-        # Keras gives it as a tensor, of sizes that are known.
-        shape = [int(size) for size in (x.shape if noise_shape is None else tf.get_static_value(noise_shape))]
+        wanted = noise_shape or (None,) * len(x.shape)
+        shape = [int(size if one is None else one) for size, one in zip(x.shape, wanted, strict=True)]
         begin, self.count = self.count, self.count + math.prod(shape)
         if self._numbers is None:
             return x
+        if rate == 1:
+            return tf.zeros_like(x)
         numbers = tf.reshape(self._numbers[begin : self.count], shape)
-        threshold = min(2**31 - 1, round(rate * 2**32) - 2**31)
+        threshold = round(rate * 2**32) - 2**31
         return x * (tf.cast(numbers >= threshold, x.dtype) * (1 / (1 - rate)))
 
 
 @contextlib.contextmanager
 def dropout_from(noise: Noise) -> Iterator[None]:
     """Have Keras's dropout layers take their random numbers from `noise`."""
-    original = tf.nn.experimental.stateless_dropout
 
-    def dropout(x: Any, rate: float, seed: Any, noise_shape: Any = None) -> Any:  # noqa: ARG001 - its seed is not ours
-        return noise.dropout(x, rate, noise_shape)
+    def call(layer: Any, inputs: Any, training: bool = False) -> Any:
+        return noise.dropout(inputs, layer.rate, layer.noise_shape) if training and layer.rate > 0 else inputs
 
-    tf.nn.experimental.stateless_dropout = dropout
+    def spatial_call(layer: Any, inputs: Any, training: bool = False) -> Any:
+        if not training or layer.rate == 0:
+            return inputs
+        batch, channels = int(inputs.shape[0]), int(inputs.shape[-1])
+        if getattr(layer, "data_format", None) == "channels_first":
+            shape = (batch, int(inputs.shape[1]), *(1,) * (len(inputs.shape) - 2))
+        else:
+            shape = (batch, *(1,) * (len(inputs.shape) - 2), channels)
+        return noise.dropout(inputs, layer.rate, shape)
+
+    plain, spatial = keras.layers.Dropout, keras.layers.SpatialDropout2D.__mro__[1]
+    originals = plain.call, spatial.call
+    # Whole calls: what Keras draws from has a state of its own, which is none of the step's.
+    plain.call, spatial.call = call, spatial_call
     try:
         yield
     finally:
-        tf.nn.experimental.stateless_dropout = original
+        plain.call, spatial.call = originals

@@ -116,6 +116,8 @@ def loss_of(model: keras.Model) -> Loss:
     try:
         loss = keras.losses.get(given)
         config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {"from_logits": False}
+        # Not all of them tell all of their arguments.
+        config |= getattr(loss, "_fn_kwargs", {})
     except (ValueError, TypeError, AttributeError) as error:
         raise ExportError(f"loss {given!r} is not one of Keras's ({error}); {REMEDY}") from None
     # `MeanSquaredError` and the function `mean_squared_error` are one loss.
