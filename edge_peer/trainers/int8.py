@@ -21,7 +21,6 @@ import numpy.typing as npt
 from aggregator_core.layout import Layout, Tensor
 from edge_peer.errors import ResourceError
 from edge_peer.trainers.interface import F32, I32, Cancelled, Examples
-from edge_peer.trainers.litert import load_runtime
 
 FORMAT = 1
 #: Of an activation, and of the range that is divided into them.
@@ -310,6 +309,8 @@ class Int8Scorer:
     def __init__(self, template: bytes, recipe: Int8Recipe, input_shape: tuple[int, ...], batch: int) -> None:
         self._template, self._recipe = template, recipe
         self._shape = (batch, *input_shape)
+        from edge_peer.trainers.litert import load_runtime  # noqa: PLC0415 - the trainers import this module
+
         self.runtime, self._module = load_runtime()
 
     def evaluate(self, vector: F32, x: Examples, y: I32, cancelled: Callable[[], bool]) -> float:
