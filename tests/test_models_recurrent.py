@@ -7,10 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interpreters import Here, Other, complete
+from test_models_layers import (
+    BATCH,
+    CLASSES,
+    LARGE,
+    close,
+    examples,
+    export,
+    load_graph,
+    other,
+    tensorflow_gradients,
+    vector_of,
+)
 
-from tests.test_models_layers import BATCH, CLASSES, LARGE, examples, export, tensorflow_gradients
-
-__all__ = ["export"]
+__all__ = ["export", "other"]
 
 pytestmark = pytest.mark.tensorflow
 
@@ -121,40 +132,44 @@ def write(folder: Path, built: str, seed: int) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_recurrent_layer_trains_on_a_board_as_in_tensorflow(export: Any, tmp_path: Path, name: str) -> None:
-    from edge_peer.trainers.litert import load_runtime
-
+def test_a_recurrent_layer_trains_on_a_board_as_in_tensorflow(
+    export: Any, other: Other | None, tmp_path: Path, name: str
+) -> None:
     built, seed = CASES[name]
     path = write(tmp_path, built, seed)
     export.export(path, tmp_path / "out", seed)
     model = export.load_module(path).plain()
     shape = model.input_shape[1:]
-    interpreter = load_runtime()[1].Interpreter(model_path=str(tmp_path / "out/train.tflite"))
-    train, infer = (interpreter.get_signature_runner(it) for it in ("train", "infer"))
+    file = tmp_path / "out/train.tflite"
+    here = Here(file)
+    graph = load_graph((tmp_path / "out/train.graph").read_bytes())[0]
     ones = np.ones(BATCH, np.float32)
-    initial = np.concatenate([np.asarray(it).reshape(-1) for it in model.trainable_variables])
+    initial = vector_of(model)
     rng = np.random.default_rng(seed)
     for noise in (0.0, 0.1, 0.3):
         weights = (initial + rng.normal(0, noise, initial.size)).astype(np.float32)
         x, y = examples(rng, shape, 256)
-        outputs = train(weights=weights, x=x, y=y, sample_weight=ones, learning_rate=LARGE)
-        found = (weights.astype(np.float64) - outputs["weights"]) / float(LARGE)
-        offset = 0
-        for variable, expected in zip(
-            model.trainable_variables, tensorflow_gradients(model, weights, x, y), strict=True
-        ):
-            part = found[offset : offset + expected.size]
-            offset += expected.size
-            largest = np.abs(expected).max()
-            assert largest > 1e-6, variable.path
-            assert np.abs(part - expected).max() <= 1e-5 * largest, variable.path
-        np.testing.assert_allclose(infer(weights=weights, x=x)["logits"], model(x), rtol=0, atol=1e-5)
+        inputs = {"weights": weights, "x": x, "y": y, "sample_weight": ones, "learning_rate": LARGE}
+        runs = {"here": here("train", **inputs), "TensorFlow": graph(**complete(here.shapes("train"), inputs))}
+        if other is not None:
+            runs["tflite-runtime"] = other(file, "train", **inputs)
+        gradients, _ = tensorflow_gradients(model, weights, x, y)
+        for run, it in runs.items():
+            found = (weights.astype(np.float64) - it["weights"]) / float(LARGE)
+            offset = 0
+            for variable, expected in zip(model.trainable_variables, gradients, strict=True):
+                part = found[offset : offset + expected.size]
+                offset += expected.size
+                assert np.abs(expected).max() > 1e-6, variable.path
+                assert close(part, expected), (run, variable.path)
+        logits = here("infer", weights=weights, x=x, y=y)["logits"]
+        np.testing.assert_allclose(logits, model(x), rtol=0, atol=1e-5)
     rate = np.float32(0.05)
     board, keras_weights = weights, weights
     for _ in range(20):
         x, y = examples(rng, shape, 256)
-        board = train(weights=board, x=x, y=y, sample_weight=ones, learning_rate=rate)["weights"]
-        keras_weights = keras_weights - rate * np.concatenate(tensorflow_gradients(model, keras_weights, x, y))
+        board = here("train", weights=board, x=x, y=y, sample_weight=ones, learning_rate=rate)["weights"]
+        keras_weights = keras_weights - rate * np.concatenate(tensorflow_gradients(model, keras_weights, x, y)[0])
     assert np.abs(board - keras_weights).max() <= 1e-5
     assert np.abs(board - weights).max() > 1e-3
 
@@ -194,11 +209,12 @@ def test_a_mask_from_the_caller_is_refused_when_it_is_traced(export: Any, tmp_pa
         model(np.ones((BATCH, 4, 3), np.float32))
 
 
-def test_a_step_adds_few_operations(export: Any) -> None:
+def test_a_step_adds_few_operations() -> None:
     """No loop, no product of weights in each step, and half of what TensorFlow would make of it."""
     import keras
     import tensorflow as tf
 
+    from models.gradients import with_builtin_gradients
     from models.unrolled import unroll
 
     def operations(layer: str, steps: int, as_keras_unrolls: bool) -> tuple[int, int]:
@@ -214,7 +230,7 @@ def test_a_step_adds_few_operations(export: Any) -> None:
         with tf.Graph().as_default() as graph:
             x = tf.ones((BATCH, steps, 3))
             weights, kept = ([tf.constant(it) for it in kind] for kind in values)
-            with export.gradients.with_builtin_gradients():
+            with with_builtin_gradients():
                 tf.gradients(model.stateless_call(weights, kept, x)[0], weights)
             kinds = [
                 node.type for node in graph.get_operations() if node.type not in ("Const", "Identity", "IdentityN")
