@@ -75,8 +75,12 @@ sim: setup-test ## play random histories of faults (SEEDS=2000) and check the pr
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
 .PHONY: bench
-bench: setup-test setup-models mosquitto ## measure accuracy, memory, round time and failover; writes bench/results/
+bench: setup-test setup-models mosquitto ## measure accuracy, memory, round time, training and failover; writes bench/results/
 	@$(BIN)/python -m bench
+
+.PHONY: bench-training
+bench-training: setup setup-models ## measure the trainer's speed and memory beside Keras's, a part of `make bench`
+	@$(BIN)/python -m bench.training
 
 .PHONY: lint
 lint: setup-test ## ruff: style and likely mistakes
