@@ -69,6 +69,8 @@ LAYERS = {
     "stacked cells": f"L.RNN([L.LSTMCell(4), L.GRUCell(3)], {SEQUENCE}), {FLAT}",
     "unrolled by the user": f"L.LSTM(5, unroll=True), {END}",
     "inside a model": f"keras.Sequential([L.GRU(5, {SEQUENCE}), L.LSTM(3)]), {END}",
+    "encoder and decoder": f"L.LSTM(4), L.RepeatVector(3), L.GRU(4, {SEQUENCE}), {FLAT}",
+    "convolution inside of an lstm": f"L.Reshape((T, 3, 1)), L.ConvLSTM1D(2, 2), {FLAT}",
     "dense for each step": f"L.LSTM(4, {SEQUENCE}), L.TimeDistributed(L.Dense(3, 'relu')), {FLAT}",
     "convolution for each step": (
         "L.Reshape((T, 3, 1)), L.TimeDistributed(L.Conv1D(4, 2, activation='relu')), L.TimeDistributed(L.Flatten()), "

@@ -54,6 +54,23 @@ def _reverse(op: Any, dy: Any) -> Any:
     return tf.reverse(dy, op.inputs[1]), None
 
 
+def _has_known_shapes(op: Any) -> bool:
+    return bool(op.inputs[0].shape.is_fully_defined() and op.outputs[0].shape.is_fully_defined())
+
+
+@gradient_of("Tile", _has_known_shapes)
+def _tile(op: Any, dy: Any) -> Any:
+    """The sum over all copies. Only axes that are copied are divided: some kernels of TFLite take no more than four."""
+    sizes: list[int] = []
+    copied = []
+    for size, total in zip(op.inputs[0].shape, op.outputs[0].shape, strict=True):
+        if total > size:
+            copied.append(len(sizes))
+            sizes.append(total // size)
+        sizes.append(size)
+    return tf.reduce_sum(tf.reshape(dy, sizes), axis=copied), None
+
+
 def _is_table(op: Any) -> bool:
     """Whether a gather takes rows of a matrix."""
     axis = tf.get_static_value(op.inputs[2])

@@ -3,10 +3,12 @@
 The steps themselves cannot be joined, but much around them can: the projection of all inputs is one product, made by
 the caller, and so are the gradients of the weights. What the gradient of a step multiplies with (slopes, gates and
 states of the forward pass) is computed for all steps together; each step then takes its part. TensorFlow's own
-gradient would be twice as many operations, most of them a few thousand numbers large.
+gradient of a step is more than twice as many operations.
 
 In all functions here, a tensor of all steps has shape (steps * batch, width), step by step; `projected` is the input
 times its kernel, with its bias, `recurrent` the recurrent kernel, and `states` are the state before the first step.
+`whole` says whether the outputs of all steps are wanted: the gradient of those that nobody reads would be zeros, as
+many as they are, in the file.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def slope(activation: Any, before: Any, after: Any) -> Any:
 
 
 def times(x: Any, transposed: Any) -> Any:
-    """`x` times the transpose of a matrix: as TFLite's FULLY_CONNECTED has its weights."""
+    """`x` times the transpose of a matrix."""
     return tf.matmul(x, transposed, transpose_b=True)
 
 
