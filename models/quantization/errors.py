@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from models.errors import ExportError
 
-class QuantizationError(Exception):
+
+class QuantizationError(ExportError):
     """A model, or a layer of it, cannot be quantized.
 
     Args:

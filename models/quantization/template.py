@@ -9,7 +9,7 @@ the first file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -61,7 +61,8 @@ def make_template(model: keras.Model, plan: Plan, layout: Layout, seed: int) -> 
     for vector, converted in ((first, template), (second, convert(model.name, plan, layout, shape, second))):
         if int8.write_int8(template, recipe, vector) != without_stand_ins(converted, recipe):
             raise QuantizationError(model.name, "a board would write another int8 file than TensorFlow", AGAIN)
-    return template, recipe.to_json()
+    # TensorFlow converts to 8 bits; with fewer, the same places get smaller numbers.
+    return template, replace(recipe, weight_bits=plan.weight_bits).to_json()
 
 
 def folded(step: Linear, plan: Plan, tensors: Any) -> tuple[Any, Any]:

@@ -6,75 +6,32 @@ that is not trained but observed, and that a federation averages with the weight
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from edge_peer.trainers.int8 import KERNEL_SCALE_MIN, QMAX, QMIN, RANGE_MIN, activation_parameters
-from models.gradients.fake_quantization import quantized_activations, quantized_weights
+from models.gradients.fake_quantization import to_multiples
 from models.quantization.errors import QuantizationError
-from models.quantization.plan import Plan, Point, as_functional, replay
+from models.quantization.plan import FIXED, Plan, Point, as_functional, replay
+from models.training.padding import real_examples
 
-#: Of the old range in the moving average: the last twenty batches count for most of it.
+#: Of the old range in the new one, when the batch's is narrower.
 MOMENTUM = 0.95
 MODES = ("weights", "full")
-#: Rows that are reduced at once: one vector of the processor, or a few.
-LANES_MAX = 64
-
-_REAL: ContextVar[Any] = ContextVar("real examples of the batch", default=None)
-
-
-@contextlib.contextmanager
-def real_examples(mask: Any) -> Iterator[None]:
-    """While the graph is traced inside: which rows of the batch are examples and not padding.
-
-    Args:
-        mask: Shape (batch,), float32: 1 for an example, 0 for padding. Ranges ignore padding.
-    """
-    token = _REAL.set(mask)
-    try:
-        yield
-    finally:
-        _REAL.reset(token)
-
-
-def largest_of_examples(x: Any) -> Any:
-    """The largest value of each example.
-
-    A pooling first: REDUCE_MAX takes tflite-runtime 2.14 four times as long.
-
-    Args:
-        x: Shape (batch, ...), float32.
-
-    Returns:
-        Shape (batch,).
-    """
-    size = int(product_of(x.shape[1:]))
-    lanes = max(it for it in range(1, LANES_MAX + 1) if size % it == 0)
-    if size > LANES_MAX:
-        x = tf.nn.max_pool2d(tf.reshape(x, [-1, size // lanes, 1, lanes]), [size // lanes, 1], [1, 1], "VALID")
-    return tf.reduce_max(tf.reshape(x, [-1, lanes if size > LANES_MAX else size]), axis=1)
-
-
-def product_of(sizes: Any) -> int:
-    """Of dimensions that are known."""
-    product = 1
-    for size in sizes:
-        product *= int(size)
-    return product
 
 
 @keras.saving.register_keras_serializable("edge_peer")
 class FakeQuantize(keras.layers.Layer):
     """Observe the range of activations, and round them to the 256 values that int8 has for it.
 
-    In training it moves its range [min, max] towards the batch's, and rounds with the new range if `rounds`. Zero
-    width means that nothing was observed yet: then the batch's range is taken. The range always holds 0. Without
-    training it passes values on.
+    In training, a range [min, max] that holds 0 widens at once to the batch's and narrows slowly: a moving average of
+    both ends alone would cut off what grows while the model learns, and what is cut off gets no gradient. Rounding is
+    with the new range, so nothing of the batch is outside of it, and all of the gradient flows. Zero width means that
+    nothing was observed yet. Without training it passes values on.
 
     Args:
         rounds: Whether to round, or to observe only.
@@ -99,7 +56,7 @@ class FakeQuantize(keras.layers.Layer):
         if not training:
             return inputs
         if self.limits is not None:
-            return self._round(inputs, *(tf.constant(it, tf.float32) for it in self.limits))
+            return self._round(inputs, *self.limits)
         low, high = self._moved(tf.stop_gradient(inputs))
         self.range.assign(tf.stack([low, high]))
         return self._round(inputs, low, high)
@@ -111,31 +68,30 @@ class FakeQuantize(keras.layers.Layer):
 
     def _moved(self, x: Any) -> tuple[Any, Any]:
         """The new range."""
-        real = _REAL.get()
+        real = real_examples()
+        axes = list(range(1, len(x.shape)))
+        some = 1.0 if real is None else tf.reduce_max(real)
 
-        def largest(values: Any) -> Any:
-            each = largest_of_examples(values)
-            return tf.maximum(tf.reduce_max(each if real is None else each * real), 0.0)
+        def end(old: Any, reduce: Any, outer: Any) -> Any:
+            each = reduce(x, axis=axes)
+            batch = outer(reduce(each if real is None else each * real), 0.0)
+            # A batch of padding alone changes nothing.
+            return old + some * (outer(batch, MOMENTUM * old + (1 - MOMENTUM) * batch) - old)
 
-        before = tf.convert_to_tensor(self.range)
-        old_low, old_high = before[0], before[1]
-        low, high = tf.zeros([]) if self.rectified else -largest(-x), largest(x)
-        # 1 until something was observed; 0 for a batch without examples, which changes nothing.
-        unseen = 1 - tf.minimum((old_high - old_low) / RANGE_MIN, 1.0)
-        rate = tf.maximum(unseen, 1 - MOMENTUM)
-        if real is not None:
-            rate = rate * tf.reduce_max(real)
-        return old_low + rate * (low - old_low), old_high + rate * (high - old_high)
+        old = tf.convert_to_tensor(self.range)
+        low = tf.zeros([]) if self.rectified else end(old[0], tf.reduce_min, tf.minimum)
+        return low, end(old[1], tf.reduce_max, tf.maximum)
 
     def _round(self, x: Any, low: Any, high: Any) -> Any:
-        """With zero exactly representable, as TensorFlow's own fake quantization does it."""
+        """To multiples of the scale: zero is one of them, as in TensorFlow's own fake quantization."""
         if not self.rounds:
             return x
         scale = tf.maximum(high - low, RANGE_MIN) / (QMAX - QMIN)
-        if self.rectified:
-            return quantized_activations(x, scale, None, tf.constant(float(QMAX - QMIN)))
-        below = tf.floor(-low / scale + 0.5)
-        return quantized_activations(x, scale, -below, (QMAX - QMIN) - below)
+        highest = None
+        if self.limits is not None and self.limits != FIXED["relu6"]:
+            # A sigmoid reaches 1, which its fixed range leaves out.
+            highest = float(QMAX - activation_parameters(*self.limits)[1])
+        return to_multiples(x, scale, highest)
 
 
 class Shift(keras.layers.Layer):
@@ -271,12 +227,13 @@ def fake_quantize_kernels(parts: Mapping[str, Any], plan: Plan) -> dict[str, Any
     result = dict(parts)
     for kernel in plan.kernels:
         values = parts[kernel.path]
-        channels = product_of(values.shape[axis] for axis in kernel.axes)
+        channels = math.prod(int(values.shape[axis]) for axis in kernel.axes)
         rows = tf.reshape(values, [-1, channels])
-        width = tf.reduce_max(tf.abs(tf.stop_gradient(rows)), axis=0, keepdims=True)
+        still = tf.stop_gradient(rows)
+        width = tf.maximum(tf.reduce_max(still, 0, keepdims=True), -tf.reduce_min(still, 0, keepdims=True))
         scale = tf.maximum(width / largest, KERNEL_SCALE_MIN)
-        result[kernel.path] = tf.reshape(quantized_weights(rows, scale), values.shape)
+        result[kernel.path] = tf.reshape(to_multiples(rows, scale), values.shape)
     return result
 
 
-__all__ = ["FakeQuantize", "Inside", "Shift", "fake_quantize_kernels", "prepare", "real_examples"]
+__all__ = ["FakeQuantize", "Inside", "Shift", "fake_quantize_kernels", "prepare"]
