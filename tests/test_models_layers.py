@@ -47,6 +47,10 @@ SPATIAL = {
     "average pooling 1d": f"{ROWS}, L.AveragePooling1D(3, 2, 'same'), {END}",
     "zero padding": f"{CONV}, L.ZeroPadding2D(((1, 0), (2, 3))), L.Conv2D(4, 3), {END}",
     "cropping": f"{CONV}, L.Cropping2D(((1, 0), (2, 1))), L.Conv2D(4, 3), {END}",
+    "conv2d of many channels": f"L.Conv2D(9, 3), L.Conv2D(5, (3, 2), (1, 2), 'same', activation='relu'), {END}",
+    "conv2d of one pixel": f"{CONV}, L.Conv2D(5, 1, activation='relu'), L.Conv2D(4, 1, 2), {END}",
+    # The batch has more channels than TFLite's kernel takes at once.
+    "depthwise of very many channels": f"L.Conv2D(1300, 1, activation='relu'), L.DepthwiseConv2D(3, 2, 'same'), {END}",
     "depthwise": f"{CONV}, L.DepthwiseConv2D(3, activation='relu'), {END}",
     "depthwise stride": f"{CONV}, L.DepthwiseConv2D((3, 2), 2, 'same', depth_multiplier=2), {END}",
     "depthwise stride beyond the kernel": f"{CONV}, L.DepthwiseConv2D(2, 3), {END}",
@@ -274,6 +278,9 @@ def operations(rng: Any) -> dict[str, Callable[[Any, Any], Any]]:
 
     return {
         "Conv2D": lambda x, kernel: tf.nn.conv2d(x, filter_of(kernel, 3), [down, across], padding),
+        "Conv2D of more channels": lambda x, kernel: tf.nn.conv2d(
+            tf.concat([x, x * x, -x], 3), tf.tile(filter_of(kernel, 3), [1, 1, 3, 1]), [down, across], padding
+        ),
         "MaxPool": lambda x, _: tf.nn.max_pool2d(x, [rows, columns], [down, across], padding),
         "AvgPool": lambda x, _: tf.nn.avg_pool2d(x, [rows, columns], [down, across], padding),
         "DepthwiseConv2dNative": lambda x, kernel: tf.nn.depthwise_conv2d(
@@ -282,7 +289,7 @@ def operations(rng: Any) -> dict[str, Callable[[Any, Any], Any]]:
     }
 
 
-@pytest.mark.parametrize("kind", ["Conv2D", "MaxPool", "AvgPool", "DepthwiseConv2dNative"])
+@pytest.mark.parametrize("kind", ["Conv2D", "Conv2D of more channels", "MaxPool", "AvgPool", "DepthwiseConv2dNative"])
 def test_a_gradient_equals_tensorflows_for_any_geometry(kind: str) -> None:
     import tensorflow as tf
 
