@@ -25,8 +25,10 @@ from edge_peer.trainers.interface import F32, I32, Cancelled, Examples
 FORMAT = 1
 #: Of an activation, and of the range that is divided into them.
 QMIN, QMAX = -128, 127
-#: A narrower range is one that no example has been seen in, or one of a layer that gives nothing but zeros.
-RANGE_MIN = 1e-9
+#: Width of the range that training gives a layer of zeros: a width of 0 says that nothing has been observed.
+RANGE_MIN = 1e-6
+#: What such a layer is quantized with. A scale as small as its own would make factors that runtimes refuse.
+ZEROS_RANGE = (0.0, 1.0)
 #: Of a kernel's channel: what is below it is as good as zero, and the runtimes refuse scales that are denormal.
 KERNEL_SCALE_MIN = 1e-12
 #: Larger ones come from a training that has diverged, and their products are not finite.
@@ -188,6 +190,30 @@ def activation_parameters(low: float, high: float) -> tuple[float, int]:
     return scale, QMIN + min(whole + (steps - whole >= 0.5), QMAX - QMIN)
 
 
+def point_range(point: Point, tensors: Mapping[str, F32]) -> tuple[float, float]:
+    """The range of activations to quantize with.
+
+    Args:
+        point: Where.
+        tensors: Of the layout, by name.
+
+    Raises:
+        NotQuantizableError: Nothing was observed yet, or what was is not a range.
+    """
+    if point.limits is not None:
+        return point.limits
+    assert point.range is not None, f"{point.name}: a point is checked when its recipe is read"
+    low, high = (float(it) for it in tensors[point.range])
+    shown = f"{point.range} is [{low:g}, {high:g}]"
+    if not low <= 0 <= high:
+        raise NotQuantizableError(f"{shown}, which does not hold 0: train from the initial weights again")
+    if high - low > SCALE_MAX:
+        raise NotQuantizableError(f"{shown}: train with a smaller learning rate")
+    if high - low < RANGE_MIN / 2:
+        raise NotQuantizableError(f"{shown}: no example has come there yet; train before an int8 model is made")
+    return ZEROS_RANGE if high - low < RANGE_MIN * 2 else (low, high)
+
+
 def kernel_parameters(kernel: F64, bias: F64, input_scale: float, weight_bits: int) -> tuple[I8, F64, I32, F64]:
     """Quantize a kernel per output channel, symmetrically, and its bias; as TensorFlow's converter does.
 
@@ -271,7 +297,7 @@ def write_int8(template: bytes, recipe: Int8Recipe, vector: F32) -> bytes:
 
     input_scales = []
     for point in recipe.points:
-        scale, zero_point = activation_parameters(*_range(point, tensors))
+        scale, zero_point = activation_parameters(*point_range(point, tensors))
         input_scales.append(scale)
         for offset in point.scales:
             put(offset, np.array([scale]), "<f4")
@@ -309,7 +335,7 @@ class Int8Scorer:
     def __init__(self, template: bytes, recipe: Int8Recipe, input_shape: tuple[int, ...], batch: int) -> None:
         self._template, self._recipe = template, recipe
         self._shape = (batch, *input_shape)
-        from edge_peer.trainers.litert import load_runtime  # noqa: PLC0415 - the trainers import this module
+        from edge_peer.trainers.runtimes import load_runtime  # noqa: PLC0415 - the trainers import this module
 
         self.runtime, self._module = load_runtime()
 
@@ -360,23 +386,6 @@ def _rounded(values: F64) -> F64:
     """To the nearest whole numbers, halves away from zero, as the converter does; numpy rounds them to even ones."""
     whole = np.trunc(values)
     return np.where(np.abs(values - whole) >= 0.5, whole + np.sign(values), whole)
-
-
-def _range(point: Point, tensors: Mapping[str, F32]) -> tuple[float, float]:
-    if point.limits is not None:
-        return point.limits
-    assert point.range is not None, f"{point.name}: a point is checked when its recipe is read"
-    low, high = (float(it) for it in tensors[point.range])
-    if not low <= 0 <= high:
-        raise NotQuantizableError(f"{point.range} is [{low:g}, {high:g}], which does not hold 0: train again")
-    if high - low > SCALE_MAX:
-        raise NotQuantizableError(f"{point.range} is [{low:g}, {high:g}]: train with a smaller learning rate")
-    if high - low < RANGE_MIN:
-        raise NotQuantizableError(
-            f"{point.range} is [{low:g}, {high:g}]: no example was seen there yet, or {point.name} gives zeros only; "
-            "train with quantization before an int8 model is made"
-        )
-    return low, high
 
 
 # ---------------------------------------------------------------------- reading a recipe

@@ -21,7 +21,7 @@ from aggregator_core.layout import Layout
 from edge_peer.trainers import int8
 from models.quantization.errors import QuantizationError
 from models.quantization.graph import deployed
-from models.quantization.plan import Linear, Plan
+from models.quantization.plan import Linear, Plan, Point
 
 AGAIN = 'report the model, or set QAT = "off", which keeps it in float32'
 
@@ -103,6 +103,11 @@ def placeholders(plan: Plan, layout: Layout, rng: Any) -> Any:
     return vector
 
 
+def board_point(point: Point, scales: tuple[int, ...] = (), zero_points: tuple[int, ...] = ()) -> int8.Point:
+    """A point in the words of the board's recipe."""
+    return int8.Point(point.name, point.variable, point.limits, scales, zero_points)
+
+
 def board_kernel(step: Linear, plan: Plan, offsets: tuple[int, int, int, int] = (0, 0, 0, 0)) -> int8.Kernel:
     """A step's kernel in the words of the board's recipe."""
     norm = step.normalization
@@ -139,9 +144,7 @@ def convert(name: str, plan: Plan, layout: Layout, shape: tuple[int, ...], vecto
         if isinstance(step, Linear):
             kernel, bias = folded(step, plan, tensors)
             weights[step.kernel.path] = kernel.reshape(_shape(step)), bias
-    ranges = [
-        it.limits if it.variable is None else tuple(float(end) for end in tensors[it.variable]) for it in plan.points
-    ]
+    ranges = [int8.point_range(board_point(it), tensors) for it in plan.points]
 
     def function(x: Any) -> Any:
         return deployed(plan, weights, ranges, x)
@@ -194,10 +197,7 @@ def find(name: str, content: bytes, plan: Plan, layout: Layout, vector: Any) -> 
     def refuse(what: str) -> QuantizationError:
         return QuantizationError(name, f"the integer file is not understood: {what}", AGAIN)
 
-    parameters = [
-        int8.activation_parameters(*(it.limits if it.variable is None else map(float, tensors[it.variable])))
-        for it in plan.points
-    ]
+    parameters = [int8.activation_parameters(*int8.point_range(board_point(it), tensors)) for it in plan.points]
     # What a board would write of each kernel, in the file's order: (values, scales, biases, their scales).
     kernels = {}
     steps = [it for it in plan.steps if isinstance(it, Linear)]
@@ -251,10 +251,8 @@ def find(name: str, content: bytes, plan: Plan, layout: Layout, vector: Any) -> 
         len(content),
         8,
         tuple(
-            int8.Point(
-                it.name,
-                it.variable,
-                it.limits if it.variable is None else None,
+            board_point(
+                it,
                 tuple(offset(place.scales) for place in found_points[index]),
                 tuple(offset(place.zero_points) for place in found_points[index]),
             )

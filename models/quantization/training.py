@@ -31,7 +31,7 @@ class FakeQuantize(keras.layers.Layer):
     In training, a range [min, max] that holds 0 widens at once to the batch's and narrows slowly: a moving average of
     both ends alone would cut off what grows while the model learns, and what is cut off gets no gradient. Rounding is
     with the new range, so nothing of the batch is outside of it, and all of the gradient flows. Zero width means that
-    nothing was observed yet. Without training it passes values on.
+    nothing was observed yet; of zeros it gets RANGE_MIN. Without training it passes values on.
 
     Args:
         rounds: Whether to round, or to observe only.
@@ -72,15 +72,15 @@ class FakeQuantize(keras.layers.Layer):
         axes = list(range(1, len(x.shape)))
         some = 1.0 if real is None else tf.reduce_max(real)
 
-        def end(old: Any, reduce: Any, outer: Any) -> Any:
+        def end(old: Any, reduce: Any, outer: Any, least: float) -> Any:
             each = reduce(x, axis=axes)
-            batch = outer(reduce(each if real is None else each * real), 0.0)
+            batch = outer(reduce(each if real is None else each * real), least)
             # A batch of padding alone changes nothing.
             return old + some * (outer(batch, MOMENTUM * old + (1 - MOMENTUM) * batch) - old)
 
         old = tf.convert_to_tensor(self.range)
-        low = tf.zeros([]) if self.rectified else end(old[0], tf.reduce_min, tf.minimum)
-        return low, end(old[1], tf.reduce_max, tf.maximum)
+        low = tf.zeros([]) if self.rectified else end(old[0], tf.reduce_min, tf.minimum, 0.0)
+        return low, end(old[1], tf.reduce_max, tf.maximum, RANGE_MIN)
 
     def _round(self, x: Any, low: Any, high: Any) -> Any:
         """To multiples of the scale: zero is one of them, as in TensorFlow's own fake quantization."""
