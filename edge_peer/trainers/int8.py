@@ -372,7 +372,11 @@ class Int8Scorer:
     def _interpreter(self, content: bytes) -> Any:
         try:
             interpreter = self._module.Interpreter(model_content=content, num_threads=1)
-            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], self._shape)
+            entry = interpreter.get_input_details()[0]
+            taken = tuple(int(it) for it in entry["shape_signature"][1:])
+            if taken != self._shape[1:]:
+                raise ValueError(f"it takes examples of shape {taken}, not {self._shape[1:]}")
+            interpreter.resize_tensor_input(entry["index"], self._shape)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
