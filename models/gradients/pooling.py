@@ -27,11 +27,15 @@ def _max_pool(op: Any, dy: Any) -> Any:
     """To the largest element of each window; of equal ones to the first, row by row, as TensorFlow does."""
     y = op.outputs[0]
     down, across = _windows(op)
-    open_windows, rows = tf.ones_like(y), []
+    # Not ones as tall as the output: they would be a constant in the exported file.
+    open_windows: Any = 1.0
+    rows = []
     for row in taps_of(op.inputs[0], down, across, np.finfo(np.float32).min):
         pieces = []
         for tap in row:
-            first = tf.cast(tf.equal(tap, y), dy.dtype) * open_windows
+            first = tf.cast(tf.equal(tap, y), dy.dtype)
+            if rows or pieces:
+                first = first * open_windows
             open_windows = open_windows - first
             pieces.append(dy * first)
         rows.append(across.write(pieces))
