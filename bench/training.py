@@ -100,11 +100,13 @@ def theirs(artifacts: ModelArtifacts, shard: Shard, source: Path) -> Work:
         optimizer=keras.optimizers.SGD(LEARNING_RATE),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    weights = list(artifacts.layout.split(artifacts.initial()).values())
+    # What else stands in the vector, such as ranges of activations, is not the Keras model's.
+    weights = artifacts.layout.split(artifacts.initial())
     x, y = np.asarray(shard.x_train), shard.y_train
 
     def epoch() -> dict[str, float]:
-        model.set_weights(weights)
+        for variable in model.trainable_variables:
+            variable.assign(weights[variable.path])
         history = model.fit(x, y, batch_size=artifacts.batch_size, epochs=1, shuffle=True, verbose=0)
         return {"loss": history.history["loss"][-1]}
 
