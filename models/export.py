@@ -2,11 +2,14 @@
 
 The model's module has a function `build()` that returns a Keras model of logits over uint8 inputs, and the constants
 `BATCH`, `EVALUATION_BATCH` and `CLASSES`. A model that is compiled says its loss and optimizer so; without, they are
-sparse categorical cross-entropy and SGD. Written are, into one folder:
+sparse categorical cross-entropy and SGD. With `QAT = "full"` (or "weights") it is trained to be quantized, with
+`WEIGHT_BITS = 4` to sixteen values a weight. Written are, into one folder:
 
     train.tflite         signatures `train` (one optimizer step) and `infer`, of builtin TFLite operations only, on one
                          flat float32 weight vector
     train.graph          the same functions for TensorFlow, with its own gradients
+    int8.tflite          with QAT: the model in integers, into which a board writes the weights of the federation
+    int8.json            where in it they stand
     initial.safetensors  the weights that every run starts from
     manifest.json        layout of the vector, input contract, and digests of all of it
 """
@@ -20,6 +23,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,11 +37,13 @@ try:
     import keras
     import tensorflow as tf
 
+    from models import quantization
     from models.checks import REMEDY, check_converted, check_forward, check_model, check_training
     from models.conversion import to_graph, to_tflite
     from models.training.losses import loss_of
     from models.training.optimizers import optimizer_of
     from models.training.step import Functions, Recipe, state_of
+    from models.unrolled import unroll
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
@@ -49,6 +55,7 @@ except ModuleNotFoundError as error:
 import numpy as np
 from safetensors.numpy import save
 
+from aggregator_core.layout import Layout
 from models.errors import ExportError
 
 __all__ = ["REMEDY", "ExportError", "export", "load_module", "main", "prepared"]
@@ -56,6 +63,8 @@ __all__ = ["REMEDY", "ExportError", "export", "load_module", "main", "prepared"]
 FORMAT = 2
 #: What a board's manifest takes as a model's name.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+#: What a model's file says as QAT when it is not to be quantized, and when it says nothing.
+OFF = "off"
 #: Fields of the manifest that two boards must share to train together.
 FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
 
@@ -92,8 +101,23 @@ def prepared(module: ModuleType, seed: int) -> Recipe:
     if not isinstance(model, keras.Model) or not model.built or not isinstance(model.input_shape, tuple):
         raise ExportError("build() must return a Keras model with one keras.Input")
     loss = loss_of(model)
+    unroll(model)
     check_model(model, module, loss)
-    return Recipe(model, loss, optimizer_of(model), module.BATCH, module.EVALUATION_BATCH, module.CLASSES)
+    recipe = Recipe(model, loss, optimizer_of(model), module.BATCH, module.EVALUATION_BATCH, module.CLASSES)
+    mode = getattr(module, "QAT", OFF)
+    if mode == OFF:
+        return recipe
+    if mode not in quantization.training.MODES:
+        modes = ", ".join(repr(it) for it in (OFF, *quantization.training.MODES))
+        raise ExportError(f"QAT is {mode!r}: choose one of {modes}")
+    try:
+        plan = quantization.plan.make_plan(model, getattr(module, "WEIGHT_BITS", 8))
+        trained = quantization.training.prepare(model, plan, mode)
+    except quantization.QuantizationError as error:
+        raise ExportError(str(error)) from None
+    return replace(
+        recipe, model=trained, plan=plan, kernels=lambda parts: quantization.training.fake_quantize_kernels(parts, plan)
+    )
 
 
 def traced(recipe: Recipe, builtin: bool) -> tuple[Functions, dict[str, Any]]:
@@ -104,6 +128,15 @@ def traced(recipe: Recipe, builtin: bool) -> tuple[Functions, dict[str, Any]]:
     train = functions.trace_train()
     check_training(recipe.model, train)
     return functions, {"train": train, "infer": functions.infer}
+
+
+def int8_files(recipe: Recipe, layout: Layout, seed: int) -> dict[str, bytes]:
+    """The integer file that boards write their weights into, and where in it; raises ExportError."""
+    try:
+        template, places = quantization.template.make_template(recipe.model, recipe.plan, layout, seed)
+    except quantization.QuantizationError as error:
+        raise ExportError(str(error)) from None
+    return {"int8.tflite": template, "int8.json": json.dumps(places, sort_keys=True, separators=(",", ":")).encode()}
 
 
 def export(path: Path, out: Path, seed: int) -> dict[str, Any]:
@@ -132,6 +165,8 @@ def export(path: Path, out: Path, seed: int) -> dict[str, Any]:
         "train.graph": to_graph(traced(recipe, builtin=False)[1]),
     }
     check_converted(files["train.tflite"], signatures, model, vector, recipe.classes)
+    if recipe.plan is not None:
+        files |= int8_files(recipe, layout, seed)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "model_id": path.stem,

@@ -9,6 +9,8 @@ BATCH = 32
 #: Images of an evaluation step.
 EVALUATION_BATCH = 32
 CLASSES = 10
+#: Weights and activations are rounded to int8 while it is trained, so that the int8 model is as good.
+QAT = "full"
 
 
 def build() -> keras.Model:

@@ -21,7 +21,7 @@ Arrays = Mapping[str, Any]
 
 def load(path: Path) -> dict[str, Any]:
     """The signatures of a TFLite file, by name."""
-    from edge_peer.trainers.litert import load_runtime
+    from edge_peer.trainers.runtimes import load_runtime
 
     interpreter = load_runtime()[1].Interpreter(model_path=str(path), num_threads=1)
     return {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}

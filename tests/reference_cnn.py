@@ -1,4 +1,4 @@
-"""The default model and one step of SGD as obvious loops in float64: too slow to use, plain enough to believe."""
+"""`models/small_cnn.py` and one step of SGD as obvious loops in float64: too slow to use, plain enough to believe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
-SHAPES = ((3, 3, 1, 8), (8,), (3, 3, 8, 16), (16,), (784, 32), (32,), (32, 10), (10,))
+SHAPES = ((3, 3, 1, 4), (4,), (3, 3, 4, 6), (6,), (54, 16), (16,), (16, 10), (10,))
 
 
 def split(vector: npt.NDArray[np.float32]) -> list[F64]:

@@ -50,7 +50,7 @@ def test_the_committed_artifacts_name_the_source_as_it_is() -> None:
 
     manifest = json.loads((COMMITTED / "manifest.json").read_bytes())
     assert manifest["source"] == {"file": SOURCE.name, "sha256": sha256(SOURCE.read_bytes()).hexdigest()}
-    assert manifest["parameters"] == load_artifacts(COMMITTED).layout.size == 26698
+    assert manifest["parameters"] == load_artifacts(COMMITTED).layout.trained_size == 26698
 
 
 # ---------------------------------------------------------------------- with it

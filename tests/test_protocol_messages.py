@@ -38,7 +38,9 @@ DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 COUNTS = st.integers(0, COUNT_MAX)
 TERMS = st.integers(1, COUNT_MAX)
 SHARES = st.floats(0, 1)
-REPORTS = st.builds(Report, accuracy=SHARES, loss=st.floats(0, 1e30), examples=st.integers(1, 10**9))
+REPORTS = st.builds(
+    Report, accuracy=SHARES, loss=st.floats(0, 1e30), examples=st.integers(1, 10**9), int8_accuracy=st.none() | SHARES
+)
 REFS = st.builds(ModelRef, run_id=NAMES, run_number=TERMS, round=COUNTS, term=TERMS, sha256=DIGESTS)
 SETTINGS = st.builds(
     RunSettings,
@@ -48,6 +50,7 @@ SETTINGS = st.builds(
     round_deadline_s=st.floats(0, 1e6),
     strategy=st.sampled_from(sorted(STRATEGIES)),
     fraction=SHARES,
+    proximal=SHARES,
 )
 PRESENCES = st.builds(
     Presence,
@@ -90,6 +93,7 @@ def rounds(draw: st.DrawFn) -> Round:
         wanted_from=draw(st.none() | NAMES),
         reason=draw(TEXTS),
         accuracy=draw(st.none() | SHARES),
+        int8_accuracy=draw(st.none() | SHARES),
         reports=draw(st.dictionaries(NAMES, REPORTS, max_size=3)),
     )
 
@@ -138,7 +142,7 @@ def test_unknown_fields_are_ignored(document: Document) -> None:
 @pytest.mark.parametrize("document", EXAMPLES, ids=lambda it: type(it).__name__)
 def test_a_document_without_one_of_its_fields_is_refused(document: Document) -> None:
     fields = json.loads(encode(document))
-    optional = {"newest", "run_id", "base", "wanted", "wanted_from", "accuracy"}
+    optional = {"newest", "run_id", "base", "wanted", "wanted_from", "accuracy", "int8_accuracy"}
     for name in set(fields) - optional:
         rest = {key: value for key, value in fields.items() if key != name}
         with pytest.raises(RemoteProtocolError, match=name):

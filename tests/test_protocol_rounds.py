@@ -564,6 +564,32 @@ def test_the_accuracy_is_weighted_by_test_examples() -> None:  # U6
     assert (hand.document.accuracy, hand.document.accuracy_round) == (pytest.approx(0.25), 1)
 
 
+def test_the_accuracy_in_int8_is_a_mean_over_those_who_have_it_and_decides_nothing() -> None:  # U6
+    hand = leading(target_accuracy=0.9, rounds_max=5)
+    finish_round(hand)
+    base = hand.base
+
+    def tell(peer: str, examples: int, int8: float | None) -> None:
+        report = Report(0.5, 1.0, examples, int8)
+        hand.hear(peer, Evaluation(f"{peer}-1", base.run_id, base.round, base.sha256, report))
+
+    tell("a", 10, 1.0)
+    tell("b", 30, 0.9)
+    tell("c", 60, None)
+    hand.wait(TIMING.lease_s / 3)
+    assert (hand.document.accuracy, hand.document.int8_accuracy) == (pytest.approx(0.5), pytest.approx(0.925))
+    assert hand.document.state == TRAINING
+
+
+def test_nobody_has_an_int8_model() -> None:  # U6
+    hand = leading(rounds_max=5)
+    finish_round(hand)
+    for peer in "abc":
+        hand.evaluate(peer, 0.5)
+    hand.wait(TIMING.lease_s / 3)
+    assert (hand.document.accuracy, hand.document.int8_accuracy) == (pytest.approx(0.5), None)
+
+
 def test_the_initial_model_does_not_end_a_run() -> None:  # U5
     hand = leading(target_accuracy=0.5)
     for peer in "abc":

@@ -24,7 +24,7 @@ def row(round_: int, run_id: str = "run-1", **values: Any) -> WriteRow:
         "round": round_,
         "role": "trainer",
         "controller": "roof",
-        "report": Report(0.8125, 0.5 + round_, 2500),
+        "report": Report(0.8125, 0.5 + round_, 2500, 0.8),
         "evaluation_s": 0.0625,
         "examples": 3000,
         "train_loss": 0.75,
@@ -68,6 +68,7 @@ def test_a_row_has_every_documented_column(tmp_path: Path) -> None:
         "test_examples": "2500",
         "global_accuracy": "0.8125",
         "global_loss": "1.5",
+        "int8_accuracy": "0.8",
         "training_s": "0.25",
         "evaluation_s": "0.0625",
         "bytes_sent": "10",
@@ -81,6 +82,8 @@ def test_a_row_has_every_documented_column(tmp_path: Path) -> None:
 
 def test_what_an_observer_does_not_have_is_empty(tmp_path: Path) -> None:
     write(tmp_path, row(1, role="observer", examples=0, train_loss=None, training_s=None, local=None))
+    write(tmp_path / "float", row(1, report=Report(0.8, 0.5, 2500)))
+    assert read(tmp_path / "float")[0]["int8_accuracy"] == ""
     (found,) = read(tmp_path)
     assert [found[name] for name in ("train_loss", "training_s", "local_accuracy", "local_loss")] == [""] * 4
 

@@ -84,6 +84,7 @@ class Scripted:
     def __init__(self, *failures: Exception | None, loss: float = 0.5) -> None:
         self.failures = list(failures)
         self.loss = loss
+        self.int8: float | None = None
         self.at_batch: queue.Queue[int] = queue.Queue()
         self.go_on: queue.Queue[None] = queue.Queue()
         self.stepped = False
@@ -106,6 +107,9 @@ class Scripted:
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             raise failure
+
+    def evaluate_int8(self, weights: Any, x: Any, y: Any, *, cancelled: Callable[[], bool]) -> float | None:
+        return self.int8
 
 
 def test_a_training_gives_its_update_then_its_score(make: Callable[..., Fixture]) -> None:

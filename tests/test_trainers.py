@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,19 @@ from safetensors.numpy import save
 from edge_peer.errors import ResourceError
 from edge_peer.trainers import artifacts as artifacts_module
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
+from edge_peer.trainers.deployed import int8_model
+from edge_peer.trainers.int8 import NotQuantizableError
 from edge_peer.trainers.interface import Cancelled, TrainingDivergedError, TrainingResult
-from edge_peer.trainers.litert import RUNTIMES, LiteRTTrainer, load_runtime
+from edge_peer.trainers.litert import LiteRTTrainer
+from edge_peer.trainers.runtimes import RUNTIMES, load_runtime
 from edge_peer.trainers.steps import shuffled
 
 FOLDER = Path(__file__).parent.parent / "models/artifacts/image_cnn"
 ARTIFACTS = load_artifacts(FOLDER)
 BATCH = ARTIFACTS.batch_size
+SIZE = ARTIFACTS.layout.size
+#: Of the same kind, so small that plain loops can follow, and without the rounding of quantization.
+SMALL = load_artifacts(Path(__file__).parent / "models/small_cnn")
 
 
 def never() -> bool:
@@ -95,7 +102,7 @@ def test_the_given_weights_and_data_stay_as_they_are(trainer: LiteRTTrainer) -> 
     result = train(trainer, x, y, weights)
     assert weights.tobytes() == ARTIFACTS.initial().tobytes()
     assert result.weights.flags.writeable
-    assert (result.weights.shape, result.weights.dtype) == ((26698,), np.float32)
+    assert (result.weights.shape, result.weights.dtype) == ((SIZE,), np.float32)
 
 
 def test_it_learns(trainer: LiteRTTrainer) -> None:
@@ -111,15 +118,25 @@ def test_it_learns(trainer: LiteRTTrainer) -> None:
 # ---------------------------------------------------------------------- against the slow reference
 
 
+@pytest.fixture(scope="module")
+def small() -> LiteRTTrainer:
+    return LiteRTTrainer(SMALL)
+
+
+def small_examples(count: int, seed: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (count, *SMALL.input_shape)).astype(np.uint8)
+    return x, rng.integers(0, 10, count).astype(np.int32)
+
+
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("count", [BATCH, 5, 1])
-def test_one_step_is_that_of_the_reference(trainer: LiteRTTrainer, count: int, seed: int) -> None:
+@pytest.mark.parametrize("count", [SMALL.batch_size, 5, 1])
+def test_one_step_is_that_of_the_reference(small: LiteRTTrainer, count: int, seed: int) -> None:
     """Also with a batch that is not full: its mean is over the examples that are there."""
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 256, (count, 28, 28, 1)).astype(np.uint8)
-    y = rng.integers(0, 10, count).astype(np.int32)
-    weights = ARTIFACTS.initial() + rng.normal(0, 0.02, 26698).astype(np.float32)
-    result = train(trainer, x, y, weights, learning_rate=0.5)
+    x, y = small_examples(count, seed)
+    weights = SMALL.initial() + rng.normal(0, 0.02, SMALL.layout.size).astype(np.float32)
+    result = train(small, x, y, weights, learning_rate=0.5)
     expected, loss = reference_cnn.step(weights, x, y, 0.5)
     assert np.abs(result.weights - expected).max() < 1e-5
     assert np.abs(expected - weights).max() > 1e-2
@@ -132,36 +149,82 @@ def test_the_order_is_the_same_everywhere() -> None:
     assert sorted(shuffled(1000, random.Random(4)).tolist()) == list(range(1000))
 
 
-def test_an_epoch_is_that_of_the_reference_its_last_part_batch_too(trainer: LiteRTTrainer) -> None:
-    result = train(trainer, seed=3)
-    weights: Any = ARTIFACTS.initial()
-    order = shuffled(len(Y), random.Random(3))
+@pytest.mark.parametrize("strength", [0.0, 2.0])
+def test_an_epoch_is_that_of_the_reference_its_last_part_batch_too(small: LiteRTTrainer, strength: float) -> None:
+    """Also with the proximal term, whose gradient is the distance from the start."""
+    batch, (x, y) = SMALL.batch_size, small_examples(3 * SMALL.batch_size + 3, 9)
+    start = SMALL.initial()
+    result = small.train(start, x, y, epochs=1, learning_rate=0.1, seed=3, cancelled=never, proximal=strength)
+    weights: Any = start
+    order = shuffled(len(y), random.Random(3))
     total = 0.0
-    for start in range(0, len(Y), BATCH):
-        picked = order[start : start + BATCH]
-        stepped, loss = reference_cnn.step(weights, X[picked], Y[picked], 0.1)
-        weights = stepped.astype(np.float32)
+    for begin in range(0, len(y), batch):
+        picked = order[begin : begin + batch]
+        stepped, loss = reference_cnn.step(weights, x[picked], y[picked], 0.1)
+        weights = (stepped - 0.1 * strength * (weights - start)).astype(np.float32)
         total += loss * len(picked)
-    assert len(Y) % BATCH == 7
     assert result.steps == 4
     # One step agrees to 1e-5 (above). Over some, a relu within rounding of zero may be on here and off there, which the
     # steps after it amplify; a batch that is counted wrong changes every weight.
     distance = np.abs(result.weights - weights)
     assert np.quantile(distance, 0.99) < 1e-5
     assert distance.max() < 1e-3
-    assert result.loss == pytest.approx(total / len(Y), rel=1e-5)
+    assert result.loss == pytest.approx(total / len(y), rel=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, ARTIFACTS.evaluation_batch_size, 2 * ARTIFACTS.evaluation_batch_size + 3])
-def test_evaluation_is_the_forward_pass_of_the_reference(trainer: LiteRTTrainer, count: int) -> None:
-    weights = train(trainer).weights
-    x, y = examples(count, seed=8)
-    score = trainer.evaluate(weights, x, y, cancelled=never)
+@pytest.mark.parametrize("count", [1, SMALL.evaluation_batch_size, 2 * SMALL.evaluation_batch_size + 3])
+def test_evaluation_is_the_forward_pass_of_the_reference(small: LiteRTTrainer, count: int) -> None:
+    weights = train(small, *small_examples(40, 7)).weights
+    x, y = small_examples(count, 8)
+    score = small.evaluate(weights, x, y, cancelled=never)
     scores = reference_cnn.logits(weights, x)
     assert score.accuracy == pytest.approx(float((scores.argmax(1) == y).mean()), abs=1e-12)
     assert score.loss == pytest.approx(float(reference_cnn.losses(scores, y).mean()), rel=1e-5)
     assert score.examples == count
-    assert trainer.evaluate(weights, x, y, cancelled=never).loss == score.loss
+    assert small.evaluate(weights, x, y, cancelled=never).loss == score.loss
+
+
+# ---------------------------------------------------------------------- in int8
+
+
+def test_a_trained_model_is_as_good_in_int8(trainer: LiteRTTrainer) -> None:
+    x, y = examples(640, seed=2)
+    weights = train(trainer, x, y, epochs=6).weights
+    tested = examples(250, seed=3)
+    score = trainer.evaluate_int8(weights, *tested, cancelled=never)
+    assert score is not None
+    assert abs(score - trainer.evaluate(weights, *tested, cancelled=never).accuracy) <= 0.02
+    assert score > 0.9
+
+
+def test_a_model_that_nobody_has_trained_has_no_int8_form_yet(trainer: LiteRTTrainer) -> None:
+    assert trainer.evaluate_int8(ARTIFACTS.initial(), X, Y, cancelled=never) is None
+    with pytest.raises(NotQuantizableError, match="range"):
+        int8_model(ARTIFACTS, ARTIFACTS.initial())
+
+
+def test_a_model_without_quantization_has_no_int8_form(small: LiteRTTrainer) -> None:
+    x, y = small_examples(20, 1)
+    assert small.evaluate_int8(train(small, x, y).weights, x, y, cancelled=never) is None
+    assert int8_model(SMALL, SMALL.initial()) is None
+
+
+def test_scoring_in_int8_is_cancelled_between_batches(trainer: LiteRTTrainer) -> None:
+    weights = train(trainer).weights
+    with pytest.raises(Cancelled):
+        trainer.evaluate_int8(weights, X, Y, cancelled=after(2))
+
+
+@pytest.mark.parametrize("name", ["int8.tflite", "int8.json"])
+def test_a_damaged_file_of_the_int8_model_is_named(copy: Path, name: str) -> None:
+    (copy / name).write_bytes(b"{")
+    it = load_artifacts(copy)
+    with pytest.raises(ModelError, match=rf"{re.escape(name)}: is damaged"):
+        int8_model(it, it.initial())
+    rewrite(copy, lambda _: None)
+    it = load_artifacts(copy)
+    with pytest.raises(ResourceError, match=r"is not JSON|template_bytes"):
+        int8_model(it, it.initial())
 
 
 # ---------------------------------------------------------------------- what can happen
@@ -199,7 +262,7 @@ def test_a_model_of_huge_weights_is_scored_without_a_crash(trainer: LiteRTTraine
     """Its loss may be no number; whoever sends it sees to that."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        score = trainer.evaluate(np.full(26698, 1e30, np.float32), X, Y, cancelled=never)
+        score = trainer.evaluate(np.full(SIZE, 1e30, np.float32), X, Y, cancelled=never)
     assert 0 <= score.accuracy <= 1
     assert score.examples == len(Y)
 
@@ -216,9 +279,10 @@ def test_no_interpreter_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_committed_model_is_the_one_that_is_described() -> None:
-    assert (ARTIFACTS.model_id, ARTIFACTS.layout.size) == ("image_cnn", 26698)
+    assert (ARTIFACTS.model_id, ARTIFACTS.layout.trained_size) == ("image_cnn", 26698)
     assert (ARTIFACTS.input_shape, ARTIFACTS.classes, ARTIFACTS.batch_size) == ((28, 28, 1), 10, 32)
-    assert [tensor.shape for tensor in ARTIFACTS.layout.tensors] == list(reference_cnn.SHAPES)
+    assert [tensor.shape for tensor in SMALL.layout.tensors] == list(reference_cnn.SHAPES)
+    assert [it.shape for it in ARTIFACTS.layout.tensors if it.kind == "state"] == [(2,)] * 4
     assert ARTIFACTS.initial_sha256 == hashlib.sha256(ARTIFACTS.initial().tobytes()).hexdigest()
     assert len(ARTIFACTS.digest) == 64
 
@@ -282,6 +346,7 @@ MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda it: it["files"].update({"train.tflite": {}}),
         r"files\.train\.tflite has no sha256",
     ),
+    "a file that is not listed": (lambda it: it["files"].pop("train.tflite"), r"files\.train\.tflite is missing"),
     "another digest": (lambda it: it.update(digest="0" * 64), "digest is '000000000000', but its fields make"),
     "a field changed": (lambda it: it.update(batch_size=64), "digest is '.*', but its fields make"),
     "a field missing": (lambda it: it.pop("loss"), "loss is missing"),
@@ -303,7 +368,6 @@ SIGNED: dict[str, tuple[Callable[[dict[str, Any]], Any], str, str]] = {
         "initial.safetensors",
         "does not hold the layout's weights",
     ),
-    "no graph": (lambda it: it["files"].pop("train.graph"), "manifest.json", r"files.train.graph has no sha256"),
     "no shape": (lambda it: it.update(input={}), "manifest.json", "input.shape is None, not a list"),
     "shape of zeros": (lambda it: it.update(input={"shape": [0, 28]}), "manifest.json", "input.shape is"),
     "name": (lambda it: it.update(model_id="../x"), "manifest.json", "model_id is '../x', not a name"),
@@ -341,7 +405,7 @@ def test_initial_weights_of_another_type(copy: Path) -> None:
 
 
 def test_large_but_finite_initial_weights_are_taken(copy: Path) -> None:
-    weights = np.full(26698, 3e38, np.float32)
+    weights = np.full(SIZE, 3e38, np.float32)
     (copy / "initial.safetensors").write_bytes(save(ARTIFACTS.layout.split(weights)))
     rewrite(copy, lambda it: None)
     assert load_artifacts(copy).initial().tobytes() == weights.tobytes()

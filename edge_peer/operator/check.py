@@ -44,7 +44,7 @@ def _configuration(config: Config) -> str:
 def _resources(config: Config) -> str:
     artifacts, shard = load_resources(config)
     data = f"{len(shard.y_train)} training and {len(shard.y_test)} test examples" if shard is not None else "no shard"
-    return f"{artifacts.model_id} ({artifacts.digest[:12]}), {artifacts.layout.size} parameters; {data}"
+    return f"{artifacts.model_id} ({artifacts.digest[:12]}), {artifacts.layout.trained_size} parameters; {data}"
 
 
 def _interpreter(config: Config) -> str:

@@ -12,6 +12,7 @@ from edge_peer.errors import ResourceError
 
 ROUND_LOG = "rounds.jsonl"
 MODEL = "model.safetensors"
+INT8_MODEL = "model.int8.tflite"
 CONFIG = "config.toml"
 
 
@@ -28,7 +29,7 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> None:
         state_dirs: State folder of each peer.
         run_id: Which run.
         out: Gets `<peer>.csv`, `rounds.jsonl` (of all the run's controllers, by term), `model.safetensors`,
-            `config.toml` (of the last controller) and `config/<peer>.toml`.
+            `model.int8.tflite` if there is one, `config.toml` (of the last controller) and `config/<peer>.toml`.
 
     Raises:
         ResourceError: No peer has anything of that run.
@@ -50,7 +51,7 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> None:
             if source.is_file():
                 shutil.copyfile(source, target)
     last = next((line["peer"] for line in reversed(lines) if line["peer"] in folders), next(iter(folders)))
-    for name in (MODEL, CONFIG):
+    for name in (MODEL, INT8_MODEL, CONFIG):
         # Every peer that saw the end has the same model; the last controller certainly has.
         holders = [folder / name for folder in (folders[last], *folders.values()) if (folder / name).is_file()]
         if holders:

@@ -28,7 +28,7 @@ from data_shards.errors import DataError
 from data_shards.picture import draw
 from edge_peer.errors import BrokerError, EdgePeerError
 from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.collect import gather
+from edge_peer.operator.collect import INT8_MODEL, gather
 from edge_peer.operator.federation import WATCHED, Federation
 from edge_peer.operator.fleet import LocalFleet
 from edge_peer.operator.graphs import draw_all
@@ -296,7 +296,7 @@ class Demo:
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
-        for name in ("peer", "role", "rounds", "own", "global", "loss", "train s", "sent MB", "RSS MB"):
+        for name in ("peer", "role", "rounds", "own", "global", "int8", "loss", "train s", "MB sent", "MB RAM"):
             table.add_column(name, justify="left" if name in ("peer", "role") else "right", no_wrap=True)
         for peer, rows in results.peers.items():
             last = rows[-1]
@@ -306,9 +306,10 @@ class Demo:
                 peer,
                 last.role,
                 str(len(trained)),
-                f"{own:.4f}" if own is not None else "",
-                f"{last.global_accuracy:.4f}",
-                f"{last.global_loss:.4f}",
+                f"{own:.3f}" if own is not None else "",
+                f"{last.global_accuracy:.3f}",
+                f"{last.int8_accuracy:.3f}" if last.int8_accuracy is not None else "",
+                f"{last.global_loss:.3f}",
                 f"{sum(row.training_s or 0 for row in rows):.2f}",
                 f"{sum(row.bytes_sent for row in rows) / 1e6:.2f}",
                 f"{last.rss_peak_bytes / 1e6:.0f}",
@@ -318,11 +319,16 @@ class Demo:
         accuracy = results.accuracy()
         rounds = results.round_seconds()
         mean_s = sum(rounds.values()) / max(1, len(rounds))
-        line = f"accuracy {accuracy[max(accuracy)]:.4f} after {len(rounds)} rounds of {seconds(mean_s)}"
+        int8 = results.int8_accuracy()
+        line = f"accuracy {accuracy[max(accuracy)]:.4f}"
+        if int8:
+            line += f", int8 {int8[max(int8)]:.4f},"
+        line += f" after {len(rounds)} rounds of {seconds(mean_s)}"
         if self._kill.recovery_s is not None:
             line += f"; the death of {self._kill.victim} cost {self._kill.recovery_s:.2f} s"
         self._say(line)
-        self._say(f"results in {folder}/: CSVs, {folder}/graphs/, model.safetensors, rounds.jsonl, logs/")
+        model = "model.int8.tflite, " if (folder / INT8_MODEL).is_file() else ""
+        self._say(f"results in {folder}/: CSVs, {folder}/graphs/, {model}model.safetensors, rounds.jsonl, logs/")
 
 
 def _point(runs: Path, folder: Path) -> None:

@@ -116,7 +116,14 @@ def _accuracy(axes: Any, results: Results, look: Look) -> None:
     _lines(axes, results, look, lambda row: row.global_accuracy)
     axes.plot(list(mean), list(mean.values()), color=MEAN, linewidth=2.4, linestyle="--", label="mean")
     last = max(mean)
-    _by_round(axes, f"Global model: {mean[last]:.4f} after round {last}", "accuracy on the peer's test split")
+    int8 = results.int8_accuracy()
+    if int8:
+        style = {"color": MEAN, "linewidth": 1, "linestyle": "none", "marker": "s", "markersize": 4}
+        axes.plot(list(int8), list(int8.values()), label="mean, int8 model", **style, markerfacecolor="none")
+    title = f"Global model: {mean[last]:.4f} after round {last}"
+    if last in int8:
+        title += f", as int8 {int8[last]:.4f}"
+    _by_round(axes, title, "accuracy on the peer's test split")
     _legend(axes, len(results.peers))
 
 

@@ -108,6 +108,8 @@ class Progress:
         else:
             done = document.round if document.state == FINISHED else document.round - 1
             accuracy = f"accuracy {document.accuracy:.4f}" if document.accuracy is not None else ""
+            if document.int8_accuracy is not None:
+                accuracy += f", int8 {document.int8_accuracy:.4f}"
             if document.settings.target_accuracy is not None:
                 accuracy += f" of {document.settings.target_accuracy:g}"
             left_s = self._clock.left_s(document, time.monotonic())

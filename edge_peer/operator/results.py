@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ class Row:
     local_loss: float | None
     global_accuracy: float
     global_loss: float
+    int8_accuracy: float | None
     training_s: float | None
     evaluation_s: float
     bytes_sent: int
@@ -50,12 +52,21 @@ class Results:
 
     def accuracy(self) -> dict[int, float]:
         """Accuracy of the global model by round: the mean over the peers' test splits, weighted by their examples."""
+        return self._mean(lambda row: row.global_accuracy)
+
+    def int8_accuracy(self) -> dict[int, float]:
+        """The same of its int8 model, for the rounds that have one."""
+        return self._mean(lambda row: row.int8_accuracy)
+
+    def _mean(self, value: Callable[[Row], float | None]) -> dict[int, float]:
         totals: dict[int, list[float]] = {}
         for rows in self.peers.values():
             for row in rows:
-                total = totals.setdefault(row.round, [0.0, 0.0])
-                total[0] += row.global_accuracy * row.test_examples
-                total[1] += row.test_examples
+                found = value(row)
+                if found is not None:
+                    total = totals.setdefault(row.round, [0.0, 0.0])
+                    total[0] += found * row.test_examples
+                    total[1] += row.test_examples
         return {round_: correct / count for round_, (correct, count) in sorted(totals.items())}
 
     def round_seconds(self) -> dict[int, float]:
@@ -123,6 +134,7 @@ def _row(line: dict[str, str]) -> Row:
         local_loss=optional("local_loss"),
         global_accuracy=float(line["global_accuracy"]),
         global_loss=float(line["global_loss"]),
+        int8_accuracy=optional("int8_accuracy"),
         training_s=optional("training_s"),
         evaluation_s=float(line["evaluation_s"]),
         bytes_sent=int(line["bytes_sent"]),

@@ -51,7 +51,8 @@ def lines(federation: Federation) -> list[str]:
             if document.reason:
                 out.append(f"  {document.reason}")
             if document.accuracy is not None:
-                out.append(f"  accuracy {document.accuracy:.4f} after round {document.accuracy_round}")
+                int8 = f" (int8 {document.int8_accuracy:.4f})" if document.int8_accuracy is not None else ""
+                out.append(f"  accuracy {document.accuracy:.4f}{int8} after round {document.accuracy_round}")
     if not federation.presences:
         out.append("nobody has announced itself to this broker")
         return out

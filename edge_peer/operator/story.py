@@ -57,7 +57,8 @@ class Story:
         scored = (run_id, document.accuracy_round)
         if document.accuracy is not None and scored != self._accuracy and document.accuracy_round > 0:
             self._accuracy = scored
-            news.append(f"round {document.accuracy_round}: accuracy {document.accuracy:.4f}")
+            int8 = f", int8 {document.int8_accuracy:.4f}" if document.int8_accuracy is not None else ""
+            news.append(f"round {document.accuracy_round}: accuracy {document.accuracy:.4f}{int8}")
         if document.state == FINISHED and document.complete and self._finished != run_id:
             self._finished = run_id
             news.append(f"run {run_id} is finished after round {document.round}: {document.reason}")

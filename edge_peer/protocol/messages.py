@@ -197,11 +197,13 @@ class Report:
         accuracy: Share of the examples that the model gets right, 0..1.
         loss: Mean loss.
         examples: Examples in the test split: the weight in means over peers.
+        int8_accuracy: The same share for the int8 model of the same weights; None: it has none, or not yet.
     """
 
     accuracy: float
     loss: float
     examples: int
+    int8_accuracy: float | None = None
 
     @classmethod
     def read(cls, fields: Fields) -> Report:
@@ -210,6 +212,7 @@ class Report:
             accuracy=fields.number("accuracy", 0, 1),
             loss=fields.number("loss", 0, 1e30),
             examples=fields.integer("examples", 1),
+            int8_accuracy=fields.number("int8_accuracy", 0, 1) if fields.has("int8_accuracy") else None,
         )
 
 
@@ -240,6 +243,7 @@ class Round:
         wanted_from: Who announced that model.
         reason: Why the run ended, or what the controller waits for.
         accuracy: Accuracy of the newest evaluated global model, weighted by test examples.
+        int8_accuracy: The same of its int8 model, over the peers that have told it; none while nobody has.
         accuracy_round: Which round's model that was.
         reports: The final reports, in `finished`.
         complete: All final reports are in, or overdue.
@@ -267,6 +271,7 @@ class Round:
     wanted_from: str | None = None
     reason: str = ""
     accuracy: float | None = None
+    int8_accuracy: float | None = None
     accuracy_round: int = 0
     reports: dict[str, Report] = field(default_factory=dict)
     complete: bool = False
@@ -297,6 +302,7 @@ class Round:
             wanted_from=fields.name("wanted_from") if fields.has("wanted_from") else None,
             reason=fields.text("reason"),
             accuracy=fields.number("accuracy", 0, 1) if fields.has("accuracy") else None,
+            int8_accuracy=fields.number("int8_accuracy", 0, 1) if fields.has("int8_accuracy") else None,
             accuracy_round=fields.count("accuracy_round"),
             reports={peer: Report.read(report) for peer, report in fields.mapping("reports")},
             complete=fields.flag("complete"),

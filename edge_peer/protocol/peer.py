@@ -543,6 +543,8 @@ class Peer:
             text += f", run {document.run_id}, round {document.round}/{document.settings.rounds_max} {document.state}"
             if document.accuracy is not None:
                 text += f", accuracy {document.accuracy:.4f}"
+            if document.int8_accuracy is not None:
+                text += f", int8 {document.int8_accuracy:.4f}"
         elif document is not None and document.reason:
             text += f", {document.reason}"
         if text != self._status:

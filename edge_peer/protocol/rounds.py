@@ -312,7 +312,7 @@ class Controller:
         context.log(f"starts run {run_id} with {len(able)} trainers")
         self._log("started", peers=sorted(able), settings=_settings_fields(self._run))
         self._opening.used = {}
-        self._scores.accuracy, self._scores.round = None, 0
+        self._scores.forget()
         self._enter_run(base)
 
     def _enter_run(self, base: ModelRef) -> None:
@@ -400,8 +400,11 @@ class Controller:
         scores = self._scores
         if not scores.judge(self._base, closing):
             return
-        self._log("evaluated", round=self._base.round, accuracy=scores.accuracy, peers=len(scores.reports))
-        self._context.log(f"round {self._base.round}: accuracy {scores.accuracy:.4f} over {len(scores.reports)} peers")
+        self._log("evaluated", round=self._base.round, **scores.fields())
+        int8 = f", int8 {scores.int8_accuracy:.4f}," if scores.int8_accuracy is not None else ""
+        self._context.log(
+            f"round {self._base.round}: accuracy {scores.accuracy:.4f}{int8} over {len(scores.reports)} peers"
+        )
 
     def _open(self) -> None:
         """Open the next round, or open it again with the peers that are there."""
@@ -491,9 +494,7 @@ class Controller:
             self._scores.sum_up(self._base)
             self._dirty = True
             self._deadline_s = float("inf")
-            self._log(
-                "reported", round=self._base.round, accuracy=self._scores.accuracy, peers=len(self._scores.reports)
-            )
+            self._log("reported", round=self._base.round, **self._scores.fields())
             context.finish(self._build())
         if self._complete and self._has_said_so() and not self._is_superseded():
             self._start_if_wanted(self._run.number)
@@ -567,6 +568,7 @@ class Controller:
             wanted_from=self._wanted[1] if self._wanted is not None else None,
             reason=self._reason if state != TRAINING else "",
             accuracy=self._scores.accuracy,
+            int8_accuracy=self._scores.int8_accuracy,
             accuracy_round=self._scores.round,
             reports=self._scores.reports if state == FINISHED else {},
             complete=self._complete if state == FINISHED else False,

@@ -12,6 +12,7 @@ class Scores:
     Attributes:
         reports: Of the present model, by peer.
         accuracy: Of the newest model that was judged: the mean over its reports, weighted by their examples.
+        int8_accuracy: The same of its int8 model, over the reports that have one; None: there are none.
         round: Which round's model that was.
     """
 
@@ -20,6 +21,7 @@ class Scores:
         self._judged = ""
         self.reports: dict[str, Report] = {}
         self.accuracy: float | None = None
+        self.int8_accuracy: float | None = None
         self.round = 0
 
     def expected(self) -> set[str]:
@@ -46,7 +48,23 @@ class Scores:
     def sum_up(self, base: ModelRef) -> None:
         """Compute the accuracy from the reports that are in, if any."""
         if self.reports:
-            examples = sum(report.examples for report in self.reports.values())
-            total = sum(report.accuracy * report.examples for _, report in sorted(self.reports.items()))
-            self.accuracy = total / examples
+            ordered = [report for _, report in sorted(self.reports.items())]
+            self.accuracy = _mean([(it.accuracy, it.examples) for it in ordered])
+            self.int8_accuracy = _mean(
+                [(it.int8_accuracy, it.examples) for it in ordered if it.int8_accuracy is not None]
+            )
             self.round = base.round
+
+    def forget(self) -> None:
+        """A new run has no accuracy yet."""
+        self.accuracy, self.int8_accuracy, self.round = None, None, 0
+
+    def fields(self) -> dict[str, object]:
+        """For the round log."""
+        return {"accuracy": self.accuracy, "int8_accuracy": self.int8_accuracy, "peers": len(self.reports)}
+
+
+def _mean(values: list[tuple[float, int]]) -> float | None:
+    """Weighted; None of nothing."""
+    total = sum(weight for _, weight in values)
+    return sum(value * weight for value, weight in values) / total if total else None

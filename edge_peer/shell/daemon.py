@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from aggregator_core import RefusedUpdateError
@@ -39,6 +40,9 @@ from edge_peer.shell.vectors import Vectors
 from edge_peer.shell.worker import EvaluateJob, Result, Trained, TrainJob, Worker
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
 from edge_peer.trainers.backends import make_trainer
+from edge_peer.trainers.deployed import int8_model
+from edge_peer.trainers.int8 import NotQuantizableError
+from edge_peer.trainers.interface import F32
 
 LOG = logging.getLogger(__name__)
 TICK_S = 1.0
@@ -210,7 +214,7 @@ class Daemon:
             self._config.federation.name,
             self._artifacts.model_id,
             self._artifacts.digest[:12],
-            self._artifacts.layout.size,
+            self._artifacts.layout.trained_size,
         )
         # What is here now stays: it need not be looked through again for garbage.
         gc.freeze()
@@ -533,7 +537,17 @@ class Daemon:
             if vector is not None:
                 content = encode_model(self._artifacts.layout, command.ref, vector)
                 write_atomically(folder / "model.safetensors", content)
+                self._write_int8(folder / "model.int8.tflite", vector)
             write_atomically(folder / "config.toml", to_toml(self._config).encode())
+
+    def _write_int8(self, path: Path, vector: F32) -> None:
+        try:
+            content = int8_model(self._artifacts, vector)
+        except (NotQuantizableError, ResourceError) as error:
+            LOG.warning("no int8 model of the final weights: %s", error)
+        else:
+            if content is not None:
+                write_atomically(path, content)
 
     @contextlib.contextmanager
     def _only_a_record(self, what: str) -> Iterator[None]:

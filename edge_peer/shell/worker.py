@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aggregator_core import l2_norm
 from data_shards.shard import Shard
@@ -191,5 +191,7 @@ class Worker:
             self._post(ev.LocalEvaluated(key, _report(local)))
 
     def _evaluate(self, trainer: Trainer, job: EvaluateJob) -> None:
-        result = trainer.evaluate(job.vector, self._shard.x_test, self._shard.y_test, cancelled=self._stopping.is_set)
-        self._post(ev.ModelEvaluated(job.ref, _report(result), result.seconds))
+        x, y, stopping = self._shard.x_test, self._shard.y_test, self._stopping.is_set
+        result = trainer.evaluate(job.vector, x, y, cancelled=stopping)
+        int8 = trainer.evaluate_int8(job.vector, x, y, cancelled=stopping)
+        self._post(ev.ModelEvaluated(job.ref, replace(_report(result), int8_accuracy=int8), result.seconds))

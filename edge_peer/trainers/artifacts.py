@@ -19,7 +19,11 @@ from edge_peer.trainers.interface import F32
 
 FORMAT = 2
 FILES = ("initial.safetensors", "train.tflite")
+#: For boards with TensorFlow.
 GRAPH = "train.graph"
+#: What an int8 model is made of: the integer file, and where its numbers stand. Models that are not quantized lack it.
+INT8_TEMPLATE = "int8.tflite"
+INT8_RECIPE = "int8.json"
 #: Fields that two boards must share to train together; their digest is the model's.
 FEDERATED = ("model_id", "layout", "input", "classes", "loss", "optimizer", "batch_size", "files")
 
@@ -37,7 +41,7 @@ class ModelArtifacts:
         input_shape: Of one example, uint8.
         initial_sha256: Digest of the initial weights as a flat little-endian float32 vector.
         learning_rate: What the model was compiled with.
-        graph_sha256: Digest of the file for TensorFlow, which only boards that use it need.
+        files: Digest of each file that was exported. Two of them every board needs; which others, depends on it.
     """
 
     folder: Path
@@ -50,7 +54,7 @@ class ModelArtifacts:
     evaluation_batch_size: int
     initial_sha256: str
     learning_rate: float
-    graph_sha256: str
+    files: dict[str, str]
 
     @property
     def train_path(self) -> Path:
@@ -62,9 +66,9 @@ class ModelArtifacts:
         """The file with the same functions for TensorFlow."""
         return self.folder / GRAPH
 
-    def graph(self) -> bytes:
-        """The content of that file; raises ModelError if it is missing or damaged."""
-        return _checked(self.folder / "manifest.json", self.graph_path, {"sha256": self.graph_sha256})
+    def read(self, name: str) -> bytes:
+        """The content of one of `files`; raises ModelError if it is missing or damaged."""
+        return _checked(self.folder / "manifest.json", self.folder / name, self.files.get(name))
 
     def initial(self) -> F32:
         """The weights that every run starts from, shape (p,), float32."""
@@ -89,7 +93,7 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
     fields = _Fields(path, manifest)
     if fields.integer("format", 1, 1000) != FORMAT:
         raise _error(path, f"format is {manifest['format']}, this program reads {FORMAT}")
-    files = fields.object("files")
+    files = {name: _digest(path, name, facts) for name, facts in fields.object("files").items()}
     for name in FILES:
         _checked(path, folder / name, files.get(name))
     shared = {name: fields.get(name) for name in FEDERATED}
@@ -118,7 +122,7 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
         evaluation_batch_size=fields.integer("evaluation_batch_size", 1, 65_536),
         initial_sha256=hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest(),
         learning_rate=fields.positive("learning_rate", 1e3),
-        graph_sha256=_digest(path, files.get(GRAPH)),
+        files=files,
     )
 
 
@@ -154,24 +158,24 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _checked(manifest: Path, path: Path, facts: Any) -> bytes:
-    if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
-        raise _error(manifest, f"files.{path.name} has no sha256")
+def _digest(manifest: Path, name: str, facts: Any) -> str:
+    digest = facts.get("sha256") if isinstance(facts, dict) else None
+    if not isinstance(digest, str):
+        raise _error(manifest, f"files.{name} has no sha256")
+    return digest
+
+
+def _checked(manifest: Path, path: Path, expected: str | None) -> bytes:
+    if expected is None:
+        raise _error(manifest, f"files.{path.name} is missing")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise _error(path, f"cannot be read ({error.strerror})") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != facts["sha256"]:
-        raise _error(path, f"is damaged: sha256 {digest[:12]}, the manifest says {facts['sha256'][:12]}")
+    if digest != expected:
+        raise _error(path, f"is damaged: sha256 {digest[:12]}, the manifest says {expected[:12]}")
     return content
-
-
-def _digest(manifest: Path, facts: Any) -> str:
-    digest = facts.get("sha256") if isinstance(facts, dict) else None
-    if not isinstance(digest, str):
-        raise _error(manifest, f"files.{GRAPH} has no sha256")
-    return digest
 
 
 def _initial(path: Path, layout: Layout) -> F32:

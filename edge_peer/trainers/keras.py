@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edge_peer.errors import ResourceError
-from edge_peer.trainers.artifacts import ModelArtifacts, ModelError
+from edge_peer.trainers.artifacts import GRAPH, ModelArtifacts, ModelError
 from edge_peer.trainers.steps import StepTrainer
 
 FUNCTIONS = ("train", "infer")
@@ -28,7 +28,7 @@ class KerasTrainer(StepTrainer):
     """
 
     def __init__(self, artifacts: ModelArtifacts, threads: int = 1) -> None:
-        content = artifacts.graph()
+        content = artifacts.read(GRAPH)
         try:
             import tensorflow as tf  # noqa: PLC0415 - seconds and half a gigabyte, for those that have it
         except ImportError:

@@ -7,6 +7,7 @@ examples in the same order, and drop the same units.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_peer.trainers.artifacts import ModelArtifacts
+from edge_peer.trainers.deployed import load_int8
+from edge_peer.trainers.int8 import Int8Scorer, NotQuantizableError
 from edge_peer.trainers.interface import (
     F32,
     I32,
@@ -26,6 +29,7 @@ from edge_peer.trainers.interface import (
     TrainingResult,
 )
 
+LOG = logging.getLogger(__name__)
 #: Takes and gives arrays by name.
 Function = Callable[..., Mapping[str, Any]]
 
@@ -63,6 +67,8 @@ class StepTrainer:
         self._train = train
         self._infer = infer
         self._shapes = shapes
+        self._int8: Int8Scorer | None = None
+        self._int8_known = False
 
     def train(
         self,
@@ -143,3 +149,23 @@ class StepTrainer:
             # Huge weights have a loss that is infinite or no number: the caller sees it.
             loss += float(outputs["losses"][:count].sum(dtype=np.float64))
         return EvaluationResult(correct / examples, loss / examples, examples, time.perf_counter() - started)
+
+    def evaluate_int8(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> float | None:
+        """See `Trainer.evaluate_int8`."""
+        if not self._int8_known:
+            self._int8_known = True
+            self._int8 = self._make_int8()
+        if self._int8 is None:
+            return None
+        try:
+            return self._int8.evaluate(weights, x, y, cancelled)
+        except NotQuantizableError as error:
+            # As before the first round, when nobody has seen an activation.
+            LOG.debug("no int8 model: %s", error)
+            return None
+
+    def _make_int8(self) -> Int8Scorer | None:
+        loaded = load_int8(self._artifacts)
+        if loaded is None:
+            return None
+        return Int8Scorer(*loaded, self._artifacts.input_shape, self._artifacts.evaluation_batch_size)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from aggregator_core.layout import Layout, Tensor
 from models import gradients
 from models.errors import ExportError
+from models.quantization.plan import Plan
 from models.training.dropout import Noise, dropout_from
 from models.training.losses import Loss
 from models.training.optimizers import Optimizer
@@ -38,6 +39,7 @@ class Recipe:
         evaluation_batch: Examples of an evaluation step.
         classes: Of the labels.
         kernels: Applied to the trained tensors before a training's forward pass.
+        plan: Where the model is quantized; None: it is not.
     """
 
     model: keras.Model
@@ -47,6 +49,7 @@ class Recipe:
     evaluation_batch: int
     classes: int
     kernels: KernelMap = lambda parts: parts
+    plan: Plan | None = None
 
 
 def state_of(model: keras.Model) -> list[Any]:

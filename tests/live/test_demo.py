@@ -75,7 +75,8 @@ def test_the_demo_kills_the_controller_and_leaves_everything(tmp_path: Path) -> 
         content = (folder / "graphs" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 10_000, f"{name} is not an empty picture"
-    assert sum(value.size for value in load_file(folder / "model.safetensors").values()) == 26_698
+    assert sum(value.size for value in load_file(folder / "model.safetensors").values()) == 26_706
+    assert (folder / "model.int8.tflite").stat().st_size > 26_698
     assert "rounds_max = 4" in (folder / "config.toml").read_text()
     results = read_results(folder)
     assert len(results.elections()) == 2

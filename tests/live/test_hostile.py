@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,12 @@ from edge_peer.config import BrokerSection
 from edge_peer.operator.session import Session
 from edge_peer.protocol.topics import KINDS, PRESENCE, TENSORS, Topics
 from edge_peer.shell.mqtt import Connection
-from edge_peer.trainers.artifacts import FEDERATED
+from edge_peer.trainers.artifacts import FEDERATED, load_artifacts
 from tests.live.harness import ARTIFACTS, FEDERATION, Live
 
 pytestmark = pytest.mark.live
 Make = Callable[..., Live]
-SIZE = 26_698
+SIZE = load_artifacts(ARTIFACTS).layout.size
 
 
 def tensors(document: dict[str, object], values: np.ndarray) -> bytes:
@@ -119,12 +120,10 @@ def test_hostile_messages_on_every_topic_stop_nobody(live: Make, small: Path) ->
 def test_a_peer_with_another_model_is_not_selected_and_both_sides_say_why(
     live: Make, small: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "artifacts"
-    other.mkdir()
+    other = shutil.copytree(ARTIFACTS, tmp_path / "artifacts")
     weights = load_file(ARTIFACTS / "initial.safetensors")
     weights["image_cnn/logits/bias"] = weights["image_cnn/logits/bias"] + 1
     save_file(weights, other / "initial.safetensors")
-    (other / "train.tflite").write_bytes((ARTIFACTS / "train.tflite").read_bytes())
     _write_manifest(other)
     it = live(small, 4, {"run": {"rounds_max": 3}, "federation": {"min_peers": 3}})
     it.configure(peer1={"peer": {"priority": 500_000.0}}, peer4={"model": {"artifacts": str(other)}})
