@@ -34,7 +34,8 @@ import numpy
 step("numpy")
 import safetensors.numpy
 step("safetensors")
-from edge_peer.trainers.litert import LiteRTTrainer, load_runtime
+from edge_peer.trainers.litert import LiteRTTrainer
+from edge_peer.trainers.runtimes import load_runtime
 load_runtime()
 step("the interpreter's libraries")
 import edge_peer.shell.daemon
