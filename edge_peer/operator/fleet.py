@@ -63,10 +63,10 @@ class LocalFleet:
         path.write_text("\n".join(lines))
         return path
 
-    def start(self, peers: Sequence[str]) -> None:
-        """Start configured peers, for the first time or again."""
+    def start(self, peers: Sequence[str], python: str | None = None) -> None:
+        """Start configured peers, for the first time or again; with another interpreter, if one is given."""
         for peer in peers:
-            command = [self._python, "-m", "edge_peer", "run", "--config", str(self.configuration(peer))]
+            command = [python or self._python, "-m", "edge_peer", "run", "--config", str(self.configuration(peer))]
             self.processes[peer] = processes.start(command, self.log(peer))
 
     def kill(self, peer: str) -> None:

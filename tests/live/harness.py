@@ -95,11 +95,12 @@ class Live:
         """Until round `number` or a later one is being trained."""
         return self.wait(lambda it: it is not None and it.state == TRAINING and it.round >= number, f"round {number}")
 
-    def wait_finished(self, run_id: str | None = None) -> Round:
+    def wait_finished(self, run_id: str | None = None, timeout_s: float = TIMEOUT_S) -> Round:
         """Until the run has finished and all reports are in."""
         return self.wait(
             lambda it: it is not None and it.state == FINISHED and it.complete and run_id in (None, it.run_id),
             "the run's end",
+            timeout_s,
         )
 
     # ------------------------------------------------------------------ what is left on disk
