@@ -12,8 +12,9 @@ class QuantizationError(ExportError):
         layer: Its name.
         what: What it is or does that has no int8 form.
         remedy: What to use instead.
+        kind: `layer`, or `model` when it is the model that is named.
     """
 
-    def __init__(self, layer: str, what: str, remedy: str) -> None:
-        super().__init__(f"layer {layer!r}: {what}; {remedy}")
+    def __init__(self, layer: str, what: str, remedy: str, kind: str = "layer") -> None:
+        super().__init__(f"{kind} {layer!r}: {what}; {remedy}")
         self.layer, self.what, self.remedy = layer, what, remedy

@@ -7,10 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from models.quantization import plan as plans
-from models.quantization.plan import Apply, Linear, Plan
+from models.quantization.kinds import L, activation_of
+from models.quantization.steps import Apply, Linear, Plan
 
-L = plans.L
 ELEMENTWISE = {"add": tf.add, "subtract": tf.subtract, "multiply": tf.multiply}
 
 
@@ -94,7 +93,7 @@ def applied(step: Apply, sources: list[Any]) -> Any:
             return tf.reshape(x, [-1, *layer.compute_output_shape((1, *x.shape[1:]))[1:]])
         return layer(x)
     if step.operation == "leaky_relu":
-        return tf.nn.leaky_relu(x, plans.activation_of(layer)[1])
+        return tf.nn.leaky_relu(x, activation_of(layer)[1])
     if step.operation == "hard_silu":
         return x * tf.nn.relu6(x + 3) * (1 / 6)
     return {"relu": tf.nn.relu, "relu6": tf.nn.relu6, "sigmoid": tf.sigmoid, "tanh": tf.tanh, "softmax": tf.nn.softmax}[

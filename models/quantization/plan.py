@@ -9,174 +9,31 @@ want the same scale on both sides. Nor has what goes into nothing but a Concaten
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
+from models.quantization.calls import Call, calls_of
 from models.quantization.errors import QuantizationError
-
-L = keras.layers
-FLOAT = 'or set QAT = "off", which keeps the model in float32'
-SUPPORTED = (
-    "Dense, Conv1D, Conv2D, DepthwiseConv1D, DepthwiseConv2D, SeparableConv1D, SeparableConv2D, BatchNormalization "
-    "directly behind one of them, relu, relu6, leaky_relu, sigmoid, tanh, softmax, hard_silu, Add, Subtract, Multiply, "
-    "Concatenate, pooling, Flatten, Reshape, Permute, ZeroPadding, Cropping and Dropout"
-)
-#: What TFLite fixes: results of these have scales 1/256 or 1/128, whatever was observed.
-FIXED = {
-    "relu6": (0.0, 6.0),
-    "sigmoid": (0.0, 255 / 256),
-    "softmax": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
-}
-#: What one operation of the integer file does together with the linear operation or the sum before it.
-FUSED = frozenset({"relu", "relu6"})
-ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "sigmoid", "tanh", "softmax", "hard_silu"})
-CONVOLUTIONS = (L.Conv1D, L.Conv2D)
-DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
-SEPARABLE = (L.SeparableConv1D, L.SeparableConv2D)
-LINEAR = (L.Dense, *CONVOLUTIONS, *DEPTHWISE, *SEPARABLE)
-MERGES = {L.Add: "add", L.Subtract: "subtract", L.Multiply: "multiply", L.Concatenate: "concatenate"}
-#: Deployed as nothing.
-DROPPED = (
-    L.Dropout,
-    L.SpatialDropout1D,
-    L.SpatialDropout2D,
-    L.GaussianDropout,
-    L.GaussianNoise,
-    L.ActivityRegularization,
-)
-MOVING = (
-    L.Flatten, L.Reshape, L.Permute, L.MaxPooling1D, L.MaxPooling2D, L.AveragePooling1D, L.AveragePooling2D,
-    L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.ZeroPadding1D, L.ZeroPadding2D, L.Cropping1D, L.Cropping2D,
+from models.quantization.kinds import (
+    DEPTHWISE,
+    DROPPED,
+    FIXED,
+    FLOAT,
+    FUSED,
+    LINEAR,
+    MEANS,
+    MERGES,
+    MOVING,
+    SEPARABLE,
+    SUPPORTED,
+    L,
+    activation_of,
+    is_activation,
 )  # fmt: skip
-MEANS = (L.GlobalAveragePooling1D, L.GlobalAveragePooling2D)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A range of activations.
-
-    Attributes:
-        name: Of the layer that observes or applies it, unique in the model.
-        limits: A range that is fixed; None: it is observed.
-        rectified: Whether nothing below 0 comes there.
-        inside: Name of the layer that the point is inside of, if it is.
-    """
-
-    name: str
-    limits: tuple[float, float] | None
-    rectified: bool
-    inside: str | None = None
-
-    @property
-    def variable(self) -> str | None:
-        """Path of the variable [min, max]; None when the range is fixed."""
-        if self.limits is not None:
-            return None
-        return "/".join(it for it in (self.inside, self.name, "range") if it is not None)
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel that is quantized per output channel.
-
-    Attributes:
-        path: Of its variable.
-        axes: Those along which scales differ: the last one; of a depthwise kernel, channels and multiplier.
-    """
-
-    path: str
-    axes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A product with a kernel, plus a bias, with a folded BatchNormalization, through a relu.
-
-    Attributes:
-        layer: The Keras layer.
-        form: `dense`, `convolution` or `depthwise`.
-        kernel: What is multiplied with.
-        bias: Path of the variable, if there is one.
-        normalization: The BatchNormalization that is folded into kernel and bias.
-        activation: `relu`, `relu6`, or None.
-        source, target: Numbers of tensors.
-        pointwise: Whether this is the second half of a separable convolution: no stride, no padding.
-    """
-
-    layer: Any
-    form: str
-    kernel: Kernel
-    bias: str | None
-    normalization: Any
-    activation: str | None
-    source: int
-    target: int
-    pointwise: bool = False
-
-
-@dataclass(frozen=True)
-class Apply:
-    """Anything else.
-
-    Attributes:
-        layer: The Keras layer.
-        operation: `move`, `drop`, `mean`, `concatenate`, `add`, `subtract`, `multiply`, or the name of an activation.
-        activation: That follows at once: `relu`, `relu6`, or None.
-        sources: Numbers of tensors.
-        target: Number of a tensor.
-    """
-
-    layer: Any
-    operation: str
-    activation: str | None
-    sources: tuple[int, ...]
-    target: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a model is quantized.
-
-    Attributes:
-        scale, offset: Of the leading Rescaling: what turns a pixel into the network's input.
-        points: All ranges; the first is the input's.
-        kernels: All kernels.
-        steps: The deployed graph, in order.
-        output: Number of the tensor of logits.
-        tensor_points: Number of a tensor -> index of the point behind it.
-        behind: Name of a layer -> index of the point behind its result.
-        inside: Name of a layer -> index of the point before its activation, or between the halves of a separable
-            convolution.
-        rescaling: Name of the leading Rescaling layer, if there is one.
-        weight_bits: 8 or 4.
-    """
-
-    scale: float
-    offset: float
-    points: tuple[Point, ...]
-    kernels: tuple[Kernel, ...]
-    steps: tuple[Linear | Apply, ...]
-    output: int
-    tensor_points: dict[int, int]
-    behind: dict[str, int]
-    inside: dict[str, dict[str, int]]
-    rescaling: str | None
-    weight_bits: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a layer: numbers of what goes in and of what comes out, and the result's axes with the batch's."""
-
-    layer: Any
-    sources: tuple[int, ...]
-    target: int
-    rank: int
+from models.quantization.steps import Apply, Kernel, Linear, Plan, Point
 
 
 def make_plan(model: keras.Model, weight_bits: int = 8) -> Plan:
@@ -190,129 +47,8 @@ def make_plan(model: keras.Model, weight_bits: int = 8) -> Plan:
         QuantizationError: The model holds what has no int8 form.
     """
     if weight_bits not in (4, 8):
-        raise QuantizationError(model.name, f"weights of {weight_bits} bits are not supported", "use 8 or 4")
+        raise QuantizationError(model.name, f"weights of {weight_bits} bits are not supported", "use 8 or 4", "model")
     return _Planner(model, weight_bits).plan()
-
-
-def as_functional(model: keras.Model) -> keras.Model:
-    """The same layers as a functional model.
-
-    Raises:
-        QuantizationError: It is neither Sequential nor functional.
-    """
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs, model.outputs, name=model.name)
-    # Only a model that was made from tensors can be followed from layer to layer.
-    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
-        raise QuantizationError(
-            model.name,
-            "its graph cannot be read",
-            f"make it as keras.Sequential or keras.Model(inputs, outputs), {FLOAT}",
-        )
-    return model
-
-
-def replay(model: keras.Model, call: Callable[..., Any]) -> keras.Model:
-    """A functional model over new inputs, of the same layers.
-
-    Args:
-        model: Functional.
-        call: Called in the place of each layer with (layer, inputs, ...); returns the layer's result.
-    """
-
-    def called(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        # Sequential has written down that it was not in training; whoever calls the new model says what it is in.
-        kwargs.pop("training", None)
-        return call(layer, *args, **kwargs)
-
-    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=called)
-
-
-def calls_of(model: keras.Model) -> tuple[list[Call], int]:
-    """All calls of layers, in order, and the number of the output's tensor.
-
-    Raises:
-        QuantizationError: Several inputs or outputs, a nested model, an operation that is no layer, or a layer that is
-            called twice.
-    """
-    model = as_functional(model)
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise QuantizationError(model.name, "it has several inputs or outputs", f"use one of each, {FLOAT}")
-    calls: list[Call] = []
-    # Tensors stay alive with their numbers: an id is used again when its object is gone.
-    tensors: list[Any] = []
-
-    def number(tensor: Any) -> int:
-        return next((index for index, it in enumerate(tensors) if it is tensor), -1)
-
-    def record(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Model):
-            raise QuantizationError(
-                layer.name, "it is a model within the model", f"write its layers in the model, {FLOAT}"
-            )
-        if not isinstance(layer, keras.layers.Layer):
-            raise QuantizationError(
-                layer.name, f"it is the operation {type(layer).__name__}", f"use a layer: {SUPPORTED}, {FLOAT}"
-            )
-        if any(it.layer is layer for it in calls):
-            raise QuantizationError(layer.name, "it is called more than once", f"use a layer for each call, {FLOAT}")
-        inputs = keras.tree.flatten((args, kwargs))
-        if not all(isinstance(it, keras.KerasTensor) for it in inputs if it is not None):
-            raise QuantizationError(layer.name, "it is called with a constant", f"use layers of tensors only, {FLOAT}")
-        if not tensors:
-            tensors.append(inputs[0])
-        result = layer(*args, **kwargs)
-        if not isinstance(result, keras.KerasTensor):
-            raise QuantizationError(layer.name, "it has several results", f"use layers with one result, {FLOAT}")
-        sources = tuple(number(it) for it in inputs if it is not None)
-        assert -1 not in sources, f"{layer.name}: all its inputs were made before"
-        tensors.append(result)
-        calls.append(Call(layer, sources, len(tensors) - 1, len(result.shape)))
-        return result
-
-    replayed = replay(model, record)
-    return calls, number(replayed.outputs[0])
-
-
-def activation_of(layer: Any) -> tuple[str, float]:
-    """Name of an activation layer's, or of a layer's own, activation, and the slope of a leaky_relu below 0.
-
-    Raises:
-        QuantizationError: It has no int8 form.
-    """
-    activations = keras.activations
-    name, slope = None, 0.0
-    if isinstance(layer, L.ReLU):
-        plain = float(layer.threshold or 0) == 0 and layer.max_value in (None, 6)
-        slope = float(layer.negative_slope or 0)
-        if plain and slope == 0:
-            name = "relu" if layer.max_value is None else "relu6"
-        elif plain and layer.max_value is None:
-            name = "leaky_relu"
-    elif isinstance(layer, L.LeakyReLU):
-        name, slope = "leaky_relu", float(layer.negative_slope)
-    elif isinstance(layer, L.Softmax):
-        name = "softmax" if layer.axis == -1 else None
-    else:
-        known = {
-            activations.linear: "linear", activations.relu: "relu", activations.relu6: "relu6",
-            activations.leaky_relu: "leaky_relu", activations.sigmoid: "sigmoid", activations.tanh: "tanh",
-            activations.softmax: "softmax", activations.hard_silu: "hard_silu",
-        }  # fmt: skip
-        name = next((it for function, it in known.items() if layer.activation is function), None)
-        # What Keras takes when it is written by its name.
-        slope = 0.2
-    if name is None:
-        what = getattr(getattr(layer, "activation", layer), "__name__", type(layer).__name__)
-        raise QuantizationError(
-            layer.name, f"activation {what} has no int8 form", f"use {', '.join(sorted(ACTIVATIONS))}, {FLOAT}"
-        )
-    return name, slope
-
-
-def is_activation(layer: Any) -> bool:
-    """Whether a layer is nothing but an activation."""
-    return type(layer) in (L.Activation, L.ReLU, L.LeakyReLU, L.Softmax)
 
 
 @dataclass
@@ -354,7 +90,7 @@ class _Planner:
             else:
                 self._refuse(call.layer)
         if not any(isinstance(it, Linear) for it in self.steps):
-            raise QuantizationError(self.model.name, "it has no kernel", "add a Dense or Conv2D layer")
+            raise QuantizationError(self.model.name, "it has no kernel", "add a Dense or Conv2D layer", "model")
         return Plan(
             scale, offset, tuple(self.points), tuple(it.kernel for it in self.steps if isinstance(it, Linear)),
             tuple(self.steps), self.output, self.tensor_points, self.behind, self.inside, rescaling, self.weight_bits,

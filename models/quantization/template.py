@@ -21,7 +21,7 @@ from aggregator_core.layout import Layout
 from edge_peer.trainers import int8
 from models.quantization.errors import QuantizationError
 from models.quantization.graph import deployed
-from models.quantization.plan import Linear, Plan, Point
+from models.quantization.steps import Linear, Plan, Point
 
 AGAIN = 'report the model, or set QAT = "off", which keeps it in float32'
 
@@ -60,7 +60,7 @@ def make_template(model: keras.Model, plan: Plan, layout: Layout, seed: int) -> 
     template = without_stand_ins(template, recipe)
     for vector, converted in ((first, template), (second, convert(model.name, plan, layout, shape, second))):
         if int8.write_int8(template, recipe, vector) != without_stand_ins(converted, recipe):
-            raise QuantizationError(model.name, "a board would write another int8 file than TensorFlow", AGAIN)
+            raise QuantizationError(model.name, "a board would write another int8 file than TensorFlow", AGAIN, "model")
     # TensorFlow converts to 8 bits; with fewer, the same places get smaller numbers.
     return template, replace(recipe, weight_bits=plan.weight_bits).to_json()
 
@@ -160,7 +160,7 @@ def convert(name: str, plan: Plan, layout: Layout, shape: tuple[int, ...], vecto
     try:
         content: bytes = converter.convert()
     except Exception as error:
-        raise QuantizationError(name, f"TensorFlow does not convert it to int8 ({error})", AGAIN) from error
+        raise QuantizationError(name, f"TensorFlow does not convert it to int8 ({error})", AGAIN, "model") from error
     return content
 
 
@@ -195,7 +195,7 @@ def find(name: str, content: bytes, plan: Plan, layout: Layout, vector: Any) -> 
         return int(view.__array_interface__["data"][0] - base)
 
     def refuse(what: str) -> QuantizationError:
-        return QuantizationError(name, f"the integer file is not understood: {what}", AGAIN)
+        return QuantizationError(name, f"the integer file is not understood: {what}", AGAIN, "model")
 
     parameters = [int8.activation_parameters(*int8.point_range(board_point(it), tensors)) for it in plan.points]
     # What a board would write of each kernel, in the file's order: (values, scales, biases, their scales).

@@ -15,8 +15,10 @@ import tensorflow as tf
 
 from edge_peer.trainers.int8 import KERNEL_SCALE_MIN, QMAX, QMIN, RANGE_MIN, activation_parameters
 from models.gradients.fake_quantization import to_multiples
+from models.quantization.calls import as_functional, replay
 from models.quantization.errors import QuantizationError
-from models.quantization.plan import FIXED, Plan, Point, as_functional, replay
+from models.quantization.kinds import FIXED
+from models.quantization.steps import Plan, Point
 from models.training.padding import real_examples
 
 #: Of the old range in the new one, when the batch's is narrower.
@@ -176,7 +178,7 @@ def prepare(model: keras.Model, plan: Plan, mode: str) -> keras.Model:
         QuantizationError: The mode is unknown.
     """
     if mode not in MODES:
-        raise QuantizationError(model.name, f"mode {mode!r} is unknown", f"use one of {', '.join(MODES)}")
+        raise QuantizationError(model.name, f"mode {mode!r} is unknown", f"use one of {', '.join(MODES)}", "model")
     rounds = mode == "full"
 
     def layer_at(point: Point) -> Any:
@@ -234,6 +236,3 @@ def fake_quantize_kernels(parts: Mapping[str, Any], plan: Plan) -> dict[str, Any
         scale = tf.maximum(width / largest, KERNEL_SCALE_MIN)
         result[kernel.path] = tf.reshape(to_multiples(rows, scale), values.shape)
     return result
-
-
-__all__ = ["FakeQuantize", "Inside", "Shift", "fake_quantize_kernels", "prepare"]
