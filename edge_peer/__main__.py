@@ -1,4 +1,4 @@
-"""Command line of a board and of its operator: `edge-peer run|check|stop|start|status`."""
+"""Command line of a board and of its operator: `edge-peer run|check|stop|start|status|predict`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,27 @@ EPILOG = """exit codes: 0 done, 1 failed, 2 configuration, model or shard unusab
   edge-peer run --config /etc/edge-peer/config.toml      what the systemd unit starts
   edge-peer status --config /etc/edge-peer/config.toml   who is controller, which round, who is missing
   edge-peer stop --config ... --reason "enough"          end the run with the model it has
-  edge-peer start --config ...                           make the peers want another run"""
+  edge-peer start --config ...                           make the peers want another run
+  edge-peer predict runs/latest photo.png                what the model of a run says of a picture"""
+
+PREDICT = """Print the class of each example, by the model that a run has made.
+
+MODEL is a run's folder (its int8 model, or the float32 one where there is no other), an int8 .tflite file, or a
+model.safetensors. FILE is an .npy of uint8, many examples or one, an IDX file (.gz too), a PNG or a JPEG. A picture is
+converted to the model's channels and resized. The confidence is the softmax of the logits."""
+
+PREDICT_EPILOG = """for scripts; columns and keys are always there, and empty (null) where nothing is known:
+  --csv    source,index,class,name,confidence,label and, with --top N, class_2,name_2,confidence_2 to N
+  --json   a line an example: source, index, class, name, confidence, label, and top: a list of N objects with class,
+           name and confidence, the best first
+  index counts a file's examples from 0; accuracy and timing then go to standard error.
+
+exit codes: 0 done, 1 a file could not be used (it is named, the rest goes on) or the labels do not fit, 2 model, names
+or labels unusable.
+
+  edge-peer predict runs/latest photo.png more/*.png rows.npy --top 3 --classes names.txt
+  edge-peer predict model.int8.tflite t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz
+  edge-peer predict model.safetensors rows.npy --artifacts models/artifacts/image_cnn --csv"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,13 +69,44 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--as", dest="name", metavar="NAME", help="speak as this peer (default: the file's)")
         if name == "status":
             command.add_argument("--json", action="store_true", help="for scripts")
+    _add_predict(commands)
     return it
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The only command that needs no configuration: a model and examples are enough."""
+    it = commands.add_parser(
+        "predict",
+        help="print the classes of pictures or arrays, by a run's model",
+        description=PREDICT,
+        epilog=PREDICT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    it.add_argument("model", type=Path, metavar="MODEL", help="such as runs/latest")
+    it.add_argument("inputs", type=Path, nargs="+", metavar="FILE", help="examples")
+    it.add_argument("--float", dest="as_float", action="store_true", help="the float32 model of a run that has both")
+    it.add_argument(
+        "--artifacts",
+        type=Path,
+        metavar="FOLDER",
+        help="of the float32 model (default: what the run's config.toml says)",
+    )
+    it.add_argument("--top", type=int, default=1, metavar="N", help="the N likeliest classes (default: 1)")
+    it.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line")
+    it.add_argument(
+        "--labels", type=Path, metavar="FILE", help="IDX or .npy with the label of every example: print the accuracy"
+    )
+    form = it.add_mutually_exclusive_group()
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", default="table", help="for scripts")
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="for scripts")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
+        if options.command == "predict":
+            return _predict(options)
         config = load_config(options.config)
         _log_to_stderr(config)
         return _run(options, config)
@@ -70,6 +121,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from edge_peer.operator.predict import Request, predict  # noqa: PLC0415
+
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    return predict(Request(**{**given, "inputs": tuple(options.inputs)}))
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
