@@ -9,21 +9,21 @@ PEERS ?= 4
 ROUNDS ?= 10
 TARGET ?=
 SPLIT ?= iid
-DATASET ?= fashion-mnist
 EXAMPLES ?= 3000
 EPOCHS ?= 1
 LEARNING_RATE ?= 0
 SEED ?= 1
 KILL ?= auto
-#: a model's Python file, for `make demo` also a folder of artifacts
+#: a model's Python file, for `make demo` also its name or folder; what it trains on, if not on what it is made for
 MODEL ?=
+DATASET ?=
 #: the run that `make graphs` draws
 RUN ?= runs/latest
 #: how many random histories `make sim` plays
 SEEDS ?= 2000
 
 BIN := .venv/bin
-DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --dataset $(DATASET) --examples $(EXAMPLES) \
+DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --examples $(EXAMPLES) $(if $(DATASET),--dataset $(DATASET)) \
 	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --seed $(SEED) --kill $(KILL) \
 	$(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
 
@@ -45,7 +45,7 @@ graphs: setup ## draw the graphs of a run again (RUN=runs/<run id>)
 
 .PHONY: shards
 shards: setup ## divide the data set into shards/ (PEERS, SPLIT, DATASET, EXAMPLES, SEED)
-	@$(BIN)/python -m data_shards --peers $(PEERS) --split $(SPLIT) --dataset $(DATASET) --examples $(EXAMPLES) \
+	@$(BIN)/python -m data_shards --peers $(PEERS) --split $(SPLIT) $(if $(DATASET),--dataset $(DATASET)) --examples $(EXAMPLES) \
 		--seed $(SEED) --out shards
 
 .PHONY: model

@@ -22,7 +22,8 @@ NOT_APPLIED = ("kernel_regularizer", "bias_regularizer", "activity_regularizer",
 REMEDY = (
     "use Dense, Embedding, Conv1D and Conv2D (without groups), DepthwiseConv2D, SeparableConv2D, max and average "
     "pooling of images and rows, ZeroPadding, Cropping, Flatten, Reshape, Permute, Rescaling, Dropout, "
-    "BatchNormalization, LayerNormalization, GroupNormalization, LSTM, GRU, Add, Subtract, Multiply, Average, "
+    "BatchNormalization, LayerNormalization, GroupNormalization, LSTM, GRU, SimpleRNN, Bidirectional, TimeDistributed, "
+    "RepeatVector, UpSampling of whole pixels, Add, Subtract, Multiply, Average, "
     "Concatenate, and relu, relu6, leaky_relu, elu, sigmoid, tanh, softmax over channels, silu, gelu or hard_silu; "
     "channels last"
 )

@@ -3,7 +3,7 @@
 The model's module has a function `build()` that returns a Keras model of logits over uint8 inputs, and the constants
 `BATCH`, `EVALUATION_BATCH` and `CLASSES`. A model that is compiled says its loss and optimizer so; without, they are
 sparse categorical cross-entropy and SGD. With `QAT = "full"` (or "weights") it is trained to be quantized, with
-`WEIGHT_BITS = 4` to sixteen values a weight. Written are, into one folder:
+`WEIGHT_BITS = 4` to sixteen values a weight. `DATASET` is what the demo trains it on. Written are, into one folder:
 
     train.tflite         signatures `train` (one optimizer step) and `infer`, of builtin TFLite operations only, on one
                          flat float32 weight vector
@@ -56,6 +56,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from aggregator_core.layout import Layout
+from edge_peer.trainers.artifacts import DATASET
 from models.errors import ExportError
 
 __all__ = ["REMEDY", "ExportError", "export", "load_module", "main", "prepared"]
@@ -103,7 +104,15 @@ def prepared(module: ModuleType, seed: int) -> Recipe:
     loss = loss_of(model)
     unroll(model)
     check_model(model, module, loss)
-    recipe = Recipe(model, loss, optimizer_of(model), module.BATCH, module.EVALUATION_BATCH, module.CLASSES)
+    recipe = Recipe(
+        model,
+        loss,
+        optimizer_of(model),
+        module.BATCH,
+        module.EVALUATION_BATCH,
+        module.CLASSES,
+        getattr(module, "DATASET", DATASET),
+    )
     mode = getattr(module, "QAT", OFF)
     if mode == OFF:
         return recipe
@@ -177,6 +186,7 @@ def export(path: Path, out: Path, seed: int) -> dict[str, Any]:
         "classes": recipe.classes,
         "loss": recipe.loss.to_json(),
         "optimizer": recipe.optimizer.to_json(),
+        "dataset": recipe.dataset,
         "learning_rate": recipe.optimizer.learning_rate,
         "batch_size": recipe.batch,
         "evaluation_batch_size": recipe.evaluation_batch,

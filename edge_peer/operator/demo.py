@@ -42,9 +42,13 @@ from edge_peer.trainers.artifacts import load_artifacts
 
 FEDERATION = "demo"
 ARTIFACTS = Path(__file__).resolve().parents[2] / "models/artifacts"
+#: Data sets and splits whose names say all that there is to know about them.
+PUBLISHED = frozenset({"fashion-mnist", "shoulder-watch"})
+SPLITS = frozenset({"iid", "dirichlet", "labels", "quantity", "subjects"})
 EXAMPLES = """examples:
   python -m edge_peer.operator.demo --peers 8 --rounds 20 --target 0.88
-  python -m edge_peer.operator.demo --split dirichlet:0.3 --kill none"""
+  python -m edge_peer.operator.demo --split dirichlet:0.3 --kill none
+  python -m edge_peer.operator.demo --model sensor_cnn --split subjects --epochs 3"""
 
 
 class DemoError(EdgePeerError):
@@ -62,8 +66,8 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--peers", type=int, default=4, help="how many (default: %(default)s)")
     it.add_argument("--rounds", type=int, default=10, help="at most (default: %(default)s)")
     it.add_argument("--target", type=float, help="stop at this accuracy, such as 0.88")
-    it.add_argument("--split", default="iid", help="iid, dirichlet:0.3, labels:2, quantity:1 (default: %(default)s)")
-    it.add_argument("--dataset", default="fashion-mnist", help="or a folder of IDX files, or an .npz (%(default)s)")
+    it.add_argument("--split", default="iid", help="iid, dirichlet:0.3, labels:2, quantity:1, subjects (%(default)s)")
+    it.add_argument("--dataset", help="a name, a folder of IDX files, or an .npz (default: what the model is made for)")
     it.add_argument("--examples", type=int, default=3000, help="training examples a peer (default: %(default)s)")
     it.add_argument("--epochs", type=int, default=1, help="local epochs a round (default: %(default)s)")
     it.add_argument("--learning-rate", type=float, default=0.0, help="of the optimizer (default: the model's)")
@@ -124,12 +128,7 @@ def prepare_shards(options: argparse.Namespace, peers: list[str], say: Callable[
     name = "-".join(str(value).replace("/", "_").replace(":", "") for value in what.values())
     folder: Path = options.shards / name
     # Own files and functions can change under the same name.
-    cached = options.dataset == "fashion-mnist" and options.split.partition(":")[0] in {
-        "iid",
-        "dirichlet",
-        "labels",
-        "quantity",
-    }
+    cached = options.dataset in PUBLISHED and options.split.partition(":")[0] in SPLITS
     if not (
         cached and (folder / "shards.png").is_file() and all((folder / f"{it}.safetensors").is_file() for it in peers)
     ):
@@ -170,6 +169,7 @@ class Demo:
             self._kill.round = None
         options.model = artifacts_folder(options.model)
         artifacts = load_artifacts(options.model)
+        options.dataset = options.dataset or artifacts.dataset
         program = require_mosquitto(self._say)
         peers = peer_names(str(options.peers))
         shards = prepare_shards(options, peers, self._say)

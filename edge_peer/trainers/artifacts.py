@@ -18,6 +18,8 @@ from edge_peer.protocol.topics import is_name
 from edge_peer.trainers.interface import F32
 
 FORMAT = 2
+#: What a model is made for that does not say.
+DATASET = "fashion-mnist"
 FILES = ("initial.safetensors", "train.tflite")
 #: For boards with TensorFlow.
 GRAPH = "train.graph"
@@ -41,6 +43,7 @@ class ModelArtifacts:
         input_shape: Of one example, uint8.
         initial_sha256: Digest of the initial weights as a flat little-endian float32 vector.
         learning_rate: What the model was compiled with.
+        dataset: What it is made for, as `python -m data_shards --dataset` takes it; the demo's default.
         files: Digest of each file that was exported. Two of them every board needs; which others, depends on it.
     """
 
@@ -54,6 +57,7 @@ class ModelArtifacts:
     evaluation_batch_size: int
     initial_sha256: str
     learning_rate: float
+    dataset: str
     files: dict[str, str]
 
     @property
@@ -122,6 +126,7 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
         evaluation_batch_size=fields.integer("evaluation_batch_size", 1, 65_536),
         initial_sha256=hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest(),
         learning_rate=fields.positive("learning_rate", 1e3),
+        dataset=fields.text("dataset", DATASET),
         files=files,
     )
 
@@ -140,6 +145,12 @@ class _Fields:
         if not _positive(value) or not low <= value <= high:
             raise _error(self._path, f"{name} is {value!r}, not an integer from {low} to {high}")
         return int(value)
+
+    def text(self, name: str, default: str) -> str:
+        value = self._value.get(name, default)
+        if not isinstance(value, str) or not value:
+            raise _error(self._path, f"{name} is {value!r}, not a text")
+        return value
 
     def positive(self, name: str, high: float) -> float:
         value = self.get(name)

@@ -38,6 +38,7 @@ class Recipe:
         batch: Examples of a training step.
         evaluation_batch: Examples of an evaluation step.
         classes: Of the labels.
+        dataset: What the model is made for.
         kernels: Applied to the trained tensors before a training's forward pass.
         plan: Where the model is quantized; None: it is not.
     """
@@ -48,6 +49,7 @@ class Recipe:
     batch: int
     evaluation_batch: int
     classes: int
+    dataset: str = "fashion-mnist"
     kernels: KernelMap = lambda parts: parts
     plan: Plan | None = None
 
