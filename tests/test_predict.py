@@ -623,12 +623,27 @@ def test_a_model_says_what_it_is(run: Path) -> None:
             assert np.array_equal(found, np.concatenate([it.logits(X[at : at + 1]) for at in range(count)]))
 
 
-def test_a_file_that_is_damaged_within(own: Path) -> None:
+@pytest.mark.parametrize("kept", [8, 100, 5_000, 20_000, 0.99, -12, -4, -1])
+def test_a_model_that_was_cut_off_is_told_and_crashes_nothing(own: Path, rows: Path, kept: float) -> None:
+    """In a process of its own: the older interpreter dies of such a file."""
+    path = own / "model.int8.tflite"
+    whole = path.read_bytes()
+    size = len(whole) + int(kept) if kept < 0 else int(kept * len(whole)) if kept < 1 else int(kept)
+    path.write_bytes(whole[:size])
+    process = program(own, rows)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert f"{path}: is cut off at {size} bytes; copy it again" in err
+
+
+def test_a_model_that_is_damaged_within(own: Path) -> None:
     """Only the newer interpreter looks through a file before it uses it."""
     if not load_runtime()[0].startswith("ai-edge-litert"):
         pytest.skip("tflite-runtime does not check files")
     path = own / "model.int8.tflite"
-    path.write_bytes(path.read_bytes()[:20_000])
+    content = bytearray(path.read_bytes())
+    content[200:20_000] = b"\xff" * 19_800
+    path.write_bytes(content)
     with pytest.raises(ResourceError, match=r"model\.int8\.tflite: ai-edge-litert .* cannot load it .*copy it again"):
         Int8Classifier(path)
 

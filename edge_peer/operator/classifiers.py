@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +64,8 @@ class Int8Classifier:
         content = _read(path)
         if content[4:8] != TFLITE:
             raise ResourceError(f"{path}: is not a TFLite file; name a run's folder or its {INT8_MODEL}")
+        if not _is_whole(content):
+            raise ResourceError(f"{path}: is cut off at {len(content)} bytes; copy it again")
         if path.name == INT8_TEMPLATE and path.with_name(INT8_RECIPE).is_file():
             raise ResourceError(
                 f"{path}: is the template that boards write their weights into, and was not trained; name a run's "
@@ -211,6 +214,33 @@ def _check(path: Path, inputs: list[Any], outputs: list[Any]) -> None:
             f"{path}: takes shape {shapes[0]} and gives {shapes[1]}, not quantized logits (examples, classes); name an "
             "int8 model that a run has made"
         )
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether a TFLite file goes on to the end of its operator codes, which stand last in it.
+
+    tflite-runtime does not look: it crashes with a file that was cut off.
+
+    Source: the internals of FlatBuffers (https://flatbuffers.dev/internals), and TFLite's schema, where
+    `operator_codes` is the second field of `Model`.
+    """
+
+    def number(kind: str, at: int) -> int:
+        value: int = struct.unpack_from(kind, content, at)[0]
+        return value
+
+    try:
+        root = number("<I", 0)
+        field = root + number("<H", root - number("<i", root) + 6)
+        codes = field + number("<I", field)
+        for index in range(number("<I", codes)):
+            entry = codes + 4 + 4 * index
+            table = entry + number("<I", entry)
+            if table + number("<H", table - number("<i", table) + 2) > len(content):
+                return False
+    except struct.error:
+        return False
+    return True
 
 
 def _read(path: Path) -> bytes:
