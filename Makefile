@@ -63,14 +63,15 @@ test-main: setup-test mosquitto ## the tests, but for those that need tflite-run
 test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11
 	@requirements/environment.sh .venv-tflite tflite 11; status=$$?; \
 	if [ $$status = 3 ]; then echo "no test with tflite-runtime: it has no wheels for this machine's Python"; \
-	elif [ $$status = 0 ]; then .venv-tflite/bin/python -m pytest tests/test_trainers.py tests/test_trainers_int8.py; \
+	elif [ $$status = 0 ]; then .venv-tflite/bin/python -m pytest -m "not tensorflow" \
+		tests/test_trainers.py tests/test_trainers_int8.py tests/test_predict.py; \
 	else exit $$status; fi
 
 .PHONY: test-models
-test-models: setup-models mosquitto ## the tests of the models, with TensorFlow, on two cores
+test-models: setup-models setup mosquitto ## the tests of the models, with TensorFlow, on two cores
 	@requirements/environment.sh .venv-tflite tflite 11 || echo "without tflite-runtime: it has no wheels for this Python"
 	@.venv-models/bin/python -m pytest -m tensorflow -n 2 --dist worksteal $(wildcard tests/test_models*.py)
-	@.venv-models/bin/python -m pytest -m tensorflow tests/live/test_backends.py
+	@.venv-models/bin/python -m pytest -m tensorflow tests/live/test_backends.py tests/test_docs.py tests/test_predict.py
 
 .PHONY: sim
 sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants

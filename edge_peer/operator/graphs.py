@@ -200,7 +200,8 @@ def _bytes(axes: Any, results: Results, _look: Look) -> None:
             np.array(rounds) + shift,
             middle,
             width,
-            yerr=(middle - low, high - middle),
+            # The mean of equal numbers can be off by a bit.
+            yerr=np.maximum(0, (middle - low, high - middle)),
             error_kw={"elinewidth": 1, "ecolor": MEAN},
             color=colour,
             label=name.removeprefix("bytes_"),
