@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -187,17 +188,31 @@ def set_weights(model: Any, vector: Any) -> None:
         offset += size
 
 
+#: Traced once a model: a recurrent one is slow to run operation by operation.
+TRACED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
 def tensorflow_gradients(model: Any, vector: Any, x: Any, y: Any) -> tuple[list[Any], Any]:
     """Of each trained weight, by TensorFlow's own gradients of the Keras model; and the vector with the new state."""
     import keras
     import tensorflow as tf
 
     set_weights(model, vector)
-    with tf.GradientTape() as tape:
-        losses = keras.losses.sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True)
-        loss = tf.reduce_mean(losses)
-    found = tape.gradient(loss, [it.value for it in model.trainable_variables])
-    return [tf.convert_to_tensor(it).numpy().reshape(-1) for it in found], vector_of(model)
+    if model not in TRACED:
+
+        @tf.function
+        def traced(images: Any, labels: Any) -> Any:
+            with tf.GradientTape() as tape:
+                losses = keras.losses.sparse_categorical_crossentropy(
+                    labels, model(images, training=True), from_logits=True
+                )
+                loss = tf.reduce_mean(losses)
+            found = tape.gradient(loss, [it.value for it in model.trainable_variables])
+            return [tf.convert_to_tensor(it) for it in found]
+
+        TRACED[model] = traced
+    found = TRACED[model](tf.constant(x), tf.constant(y))
+    return [it.numpy().reshape(-1) for it in found], vector_of(model)
 
 
 @pytest.fixture(scope="module")

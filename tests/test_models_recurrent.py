@@ -120,15 +120,14 @@ CASES = {
 
 
 def write(folder: Path, built: str, seed: int) -> Path:
-    """A model's file for rows of a random size: `build()` gives it unrolled, `plain()` as Keras runs it."""
+    """A model's file for rows of a random size."""
     rng = np.random.default_rng([seed, *built.encode()])
     shape = int(rng.integers(3, 10)), int(rng.integers(1, 5))
     path = folder / "mine.py"
     path.write_text(
-        "import keras\nfrom keras import layers as L\nfrom models.unrolled import unroll\n"
+        "import keras\nfrom keras import layers as L\n"
         f"BATCH = EVALUATION_BATCH = {BATCH}\nCLASSES = {CLASSES}\nT, C = {shape}\n"
-        f"def plain():\n    return {built}\n"
-        "def build():\n    model = plain()\n    unroll(model)\n    return model\n"
+        f"def build():\n    return {built}\n"
     )
     return path
 
@@ -140,7 +139,7 @@ def test_a_recurrent_layer_trains_on_a_board_as_in_tensorflow(
     built, seed = CASES[name]
     path = write(tmp_path, built, seed)
     export.export(path, tmp_path / "out", seed)
-    model = export.load_module(path).plain()
+    model = export.load_module(path).build()
     shape = model.input_shape[1:]
     file = tmp_path / "out/train.tflite"
     here = Here(file)
@@ -197,16 +196,18 @@ def test_what_boards_cannot_do_is_refused(export: Any, tmp_path: Path, name: str
     built = f"keras.Sequential([keras.Input((4, 3), batch_size=BATCH), {layers}, L.Dense(3)])"
     module = export.load_module(write(tmp_path, built, 1))
     with pytest.raises(ExportError, match=r"mine'.*leave .* out") as caught:
-        module.build()
+        export.prepared(module, 1)
     assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize("layer", ["L.LSTM(5, name='mine')", "L.TimeDistributed(L.Dense(5), name='mine')"])
 def test_a_mask_from_the_caller_is_refused_when_it_is_traced(export: Any, tmp_path: Path, layer: str) -> None:
     from models.errors import ExportError
+    from models.unrolled import unroll
 
     built = f"keras.Model(row := keras.Input((4, 3)), {layer}(row, mask=row[:, :, 0] > 0))"
     model = export.load_module(write(tmp_path, built, 1)).build()
+    unroll(model)
     with pytest.raises(ExportError, match=r"layer 'mine': it gets a mask"):
         model(np.ones((BATCH, 4, 3), np.float32))
 
