@@ -9,6 +9,9 @@ BATCH = 32
 #: Windows of an evaluation step.
 EVALUATION_BATCH = 32
 CLASSES = 7
+#: Weights and activations are rounded to int8 while it is trained, so that the int8 model is as good.
+QAT = "full"
+DATASET = "shoulder-watch"
 
 
 def build() -> keras.Model:
@@ -17,7 +20,7 @@ def build() -> keras.Model:
     A byte b stands for (b - 127.5) / 128 of the sensor's range. A quarter of the range becomes one, because a motion of
     the arm is mostly that small, and a step of SGD learns little from small inputs.
     """
-    return keras.Sequential(
+    model = keras.Sequential(
         [
             keras.Input((128, 6), name="window"),
             keras.layers.Rescaling(1 / 32, offset=-127.5 / 32, name="scale"),
@@ -31,3 +34,8 @@ def build() -> keras.Model:
         ],
         name="sensor_cnn",
     )
+    # Half of the default, for rounds of several local epochs.
+    model.compile(
+        optimizer=keras.optimizers.SGD(0.05), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    return model

@@ -21,11 +21,12 @@ from interpreters import Here
 from edge_peer.trainers.artifacts import load_artifacts
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "models/image_cnn.py"
+#: Models that ship with their artifacts, and their numbers of parameters.
+SHIPPED = {"image_cnn": 26698, "mobile_cnn": 31338, "sensor_cnn": 29871}
 #: Not quantized, so that Keras itself computes the same.
 PLAIN = ROOT / "tests/models/small_cnn.py"
 PLAIN_ARTIFACTS = ROOT / "tests/models/small_cnn"
-COMMITTED = ROOT / "models/artifacts/image_cnn"
+ARTIFACTS = ROOT / "models/artifacts"
 needs_tensorflow = pytest.mark.tensorflow
 
 
@@ -47,13 +48,16 @@ def test_without_tensorflow_the_command_says_what_to_run(missing: list[str]) -> 
     assert "Traceback" not in done.stderr
 
 
-def test_the_committed_artifacts_name_the_source_as_it_is() -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_committed_artifacts_name_the_source_as_it_is(name: str) -> None:
     """Editing the model without exporting it is found without TensorFlow, too."""
     from hashlib import sha256
 
-    manifest = json.loads((COMMITTED / "manifest.json").read_bytes())
-    assert manifest["source"] == {"file": SOURCE.name, "sha256": sha256(SOURCE.read_bytes()).hexdigest()}
-    assert manifest["parameters"] == load_artifacts(COMMITTED).layout.trained_size == 26698
+    source = ROOT / "models" / f"{name}.py"
+    manifest = json.loads((ARTIFACTS / name / "manifest.json").read_bytes())
+    assert manifest["source"] == {"file": source.name, "sha256": sha256(source.read_bytes()).hexdigest()}
+    assert manifest["parameters"] == load_artifacts(ARTIFACTS / name).layout.trained_size == SHIPPED[name]
+    assert f"; {SHIPPED[name]:,} parameters" in source.read_text().splitlines()[0]
 
 
 # ---------------------------------------------------------------------- with it
@@ -66,12 +70,13 @@ def export() -> Any:
     return module
 
 
-@pytest.fixture(scope="module")
-def exported(export: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default model, exported anew."""
-    folder = tmp_path_factory.mktemp("image_cnn")
-    export.export(SOURCE, folder, seed=json.loads((COMMITTED / "manifest.json").read_bytes())["seed"])
-    return Path(folder)
+@pytest.fixture(scope="module", params=SHIPPED)
+def exported(export: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A model that ships, exported anew; the folder has its name."""
+    folder = tmp_path_factory.mktemp("exported") / request.param
+    seed = json.loads((ARTIFACTS / request.param / "manifest.json").read_bytes())["seed"]
+    export.export(ROOT / "models" / f"{request.param}.py", folder, seed)
+    return folder
 
 
 def keras_model(path: Path, vector: Any, learning_rate: float) -> Any:
@@ -127,12 +132,13 @@ def random_weights(artifacts: Any, seed: int) -> Any:
 
 @needs_tensorflow
 def test_the_committed_artifacts_come_from_this_source(exported: Path) -> None:
-    committed, anew = (json.loads((it / "manifest.json").read_bytes()) for it in (COMMITTED, exported))
+    shipped = ARTIFACTS / exported.name
+    committed, anew = (json.loads((it / "manifest.json").read_bytes()) for it in (shipped, exported))
     versions = committed.pop("made_with"), anew.pop("made_with")
     if versions[0] == versions[1]:
         # The export is deterministic: the same TensorFlow gives the same bytes.
         for name in committed["files"]:
-            assert (exported / name).read_bytes() == (COMMITTED / name).read_bytes(), name
+            assert (exported / name).read_bytes() == (shipped / name).read_bytes(), name
         assert anew == committed
     # Another release may write another flatbuffer; the next test compares what they do, and the rest is the same.
     for manifest in (committed, anew):
@@ -142,8 +148,9 @@ def test_the_committed_artifacts_come_from_this_source(exported: Path) -> None:
 
 @needs_tensorflow
 def test_the_committed_model_computes_what_this_source_computes(exported: Path) -> None:
-    artifacts = load_artifacts(COMMITTED)
-    (train, infer), (train_anew, infer_anew) = signatures(COMMITTED), signatures(exported)
+    shipped = ARTIFACTS / exported.name
+    artifacts = load_artifacts(shipped)
+    (train, infer), (train_anew, infer_anew) = signatures(shipped), signatures(exported)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (artifacts.evaluation_batch_size, *artifacts.input_shape)).astype(np.uint8)
     for seed in range(5):
