@@ -12,6 +12,7 @@ SPLIT ?= iid
 EXAMPLES ?= 3000
 EPOCHS ?= 1
 LEARNING_RATE ?= 0
+PROXIMAL ?= 0
 SEED ?= 1
 KILL ?= auto
 #: a model's Python file, for `make demo` also its name or folder; what it trains on, if not on what it is made for
@@ -24,7 +25,7 @@ SEEDS ?= 2000
 
 BIN := .venv/bin
 DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --examples $(EXAMPLES) $(if $(DATASET),--dataset $(DATASET)) \
-	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --seed $(SEED) --kill $(KILL) \
+	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --proximal $(PROXIMAL) --seed $(SEED) --kill $(KILL) \
 	$(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
 
 .PHONY: help

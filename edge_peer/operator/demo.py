@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--examples", type=int, default=3000, help="training examples a peer (default: %(default)s)")
     it.add_argument("--epochs", type=int, default=1, help="local epochs a round (default: %(default)s)")
     it.add_argument("--learning-rate", type=float, default=0.0, help="of the optimizer (default: the model's)")
+    it.add_argument("--proximal", type=float, default=0.0, help="strength of FedProx's term (default: none)")
     it.add_argument("--seed", type=int, default=1, help="of division and training (default: %(default)s)")
     it.add_argument("--kill", default="auto", help="kill the controller in this round, auto or none (%(default)s)")
     it.add_argument(
@@ -208,6 +209,7 @@ class Demo:
                 "target_accuracy": options.target,
                 "epochs": options.epochs,
                 "learning_rate": options.learning_rate,
+                "proximal": options.proximal,
                 "seed": options.seed,
                 "updates_min": max(1, len(peers) // 2),
             },
