@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 U8 = npt.NDArray[np.uint8]
+#: Rows up to this length are read one by one and joined: that takes the memory of a batch twice, and less than half the
+#: time of reading each to its place, most of which Python spends on the place.
+JOINED_BYTES_MAX = 4096
 
 
 class Rows:
@@ -63,10 +67,17 @@ class Rows:
             out = np.empty((max(0, stop - start), *self.shape[1:]), np.uint8)
             self._read(out, start)
             return out
-        if len(key) and not 0 <= int(key.min()) <= int(key.max()) < len(self):
-            raise IndexError(f"indices from {key.min()} to {key.max()} are not all in 0..{len(self) - 1}")
-        out = np.empty((len(key), *self.shape[1:]), np.uint8)
-        for place, index in enumerate(key.tolist()):
+        indices = key.tolist()
+        if indices and not 0 <= min(indices) <= max(indices) < len(self):
+            raise IndexError(f"indices from {min(indices)} to {max(indices)} are not all in 0..{len(self) - 1}")
+        shape = (len(indices), *self.shape[1:])
+        if self._row_bytes <= JOINED_BYTES_MAX:
+            joined = self._joined(indices)
+            if len(joined) == math.prod(shape):
+                return np.frombuffer(joined, np.uint8).reshape(shape)
+        # Or a row was cut short: this finds out which, and goes on if it was not the end of the file.
+        out = np.empty(shape, np.uint8)
+        for place, index in enumerate(indices):
             self._read(out[place : place + 1], index)
         return out
 
@@ -75,6 +86,11 @@ class Rows:
         if copy is False:
             raise ValueError("rows of a file cannot become an array without a copy")
         return self[:].astype(dtype or np.uint8, copy=False)
+
+    def _joined(self, indices: list[int]) -> bytearray:
+        """The bytes of some rows; fewer if the file has become shorter."""
+        positions = [self._offset + index * self._row_bytes for index in indices]
+        return bytearray().join(map(os.pread, repeat(self._file.fileno()), repeat(self._row_bytes), positions))
 
     def _read(self, out: U8, row: int) -> None:
         view = out.reshape(-1).data

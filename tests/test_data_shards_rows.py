@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_shards.rows import Rows
+from data_shards.rows import JOINED_BYTES_MAX, Rows
 
 ARRAY = np.random.default_rng(1).integers(0, 256, (50, 3, 2, 1)).astype(np.uint8)
 
@@ -57,6 +57,25 @@ def test_a_file_that_has_become_shorter_is_an_error(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows[0:3], ARRAY[0:3])
     with pytest.raises(OSError, match="it has been changed"):
         rows[10:20]
+
+
+@pytest.mark.parametrize("length", [JOINED_BYTES_MAX, JOINED_BYTES_MAX + 1])
+def test_rows_of_any_length(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "file"
+    array = np.random.default_rng(2).integers(0, 256, (9, length)).astype(np.uint8)
+    path.write_bytes(b"12345" + array.tobytes())
+    rows = Rows(path.open("rb", buffering=0), 5, array.shape)
+    key = np.array([8, 0, 3, 3])
+    picked = rows[key]
+    np.testing.assert_array_equal(picked, array[key])
+    # A copy of one's own.
+    picked[:] = 0
+    np.testing.assert_array_equal(rows[key], array[key])
+    with path.open("r+b") as file:
+        file.truncate(5 + 8 * length + 1)
+    np.testing.assert_array_equal(rows[key[1:]], array[key[1:]])
+    with pytest.raises(OSError, match="ends before row 8"):
+        rows[key]
 
 
 def test_a_large_file_takes_no_memory(tmp_path: Path) -> None:
