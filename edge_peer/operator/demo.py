@@ -298,7 +298,7 @@ class Demo:
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
-        for name in ("peer", "role", "rounds", "own", "global", "int8", "loss", "train s", "MB sent", "MB RAM"):
+        for name in ("peer", "role", "rounds", "own", "global", "int8", "train s", "sent MB", "RAM MB"):
             table.add_column(name, justify="left" if name in ("peer", "role") else "right", no_wrap=True)
         for peer, rows in results.peers.items():
             last = rows[-1]
@@ -311,7 +311,6 @@ class Demo:
                 f"{own:.3f}" if own is not None else "",
                 f"{last.global_accuracy:.3f}",
                 f"{last.int8_accuracy:.3f}" if last.int8_accuracy is not None else "",
-                f"{last.global_loss:.3f}",
                 f"{sum(row.training_s or 0 for row in rows):.2f}",
                 f"{sum(row.bytes_sent for row in rows) / 1e6:.2f}",
                 f"{last.rss_peak_bytes / 1e6:.0f}",
