@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench import accuracy, failover, memory, rounds, training
+from bench import accuracy, failover, memory, quantization, rounds, training
 
 if __name__ == "__main__":
-    for benchmark in (rounds, failover, memory, training, accuracy):
+    for benchmark in (rounds, failover, memory, training, accuracy, quantization):
         benchmark.main()
