@@ -16,14 +16,15 @@ import tensorflow as tf
 
 from models.gradients import activations, arrays, convolution, elementwise, pooling  # noqa: F401 - they register their gradients
 from models.gradients.gelu import written_out_gelu
+from models.gradients.products import convolutions_by_products
 from models.gradients.registry import CONDITIONS, OVERRIDES
 
-__all__ = ["unsupported", "with_builtin_gradients", "written_out_gelu"]
+__all__ = ["convolutions_by_products", "unsupported", "with_builtin_gradients", "written_out_gelu"]
 
 #: Operations whose gradient in TensorFlow is made of operations that TFLite carries, and operations on whole numbers.
 SAFE = frozenset(
     {
-        "AddV2", "Add", "Sub", "Mul", "RealDiv", "Neg", "Exp", "Log", "Sum", "Mean", "Max", "MatMul", "Reshape",
+        "AddV2", "Add", "Sub", "Mul", "RealDiv", "Neg", "Exp", "Log", "Sum", "Mean", "Max", "Reshape",
         "Squeeze", "Cast", "Identity", "StopGradient", "Pack", "Unpack", "Slice", "OneHot", "Shape", "Const",
         "ExpandDims", "Split", "SplitV", "Fill", "BroadcastTo", "Placeholder", "NoOp", "Greater", "Less",
         "SpaceToBatchND", "BatchToSpaceND", "Softmax", "LogSoftmax", "SquaredDifference", "Square",

@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.gradients.columns import input_gradient
 from models.gradients.registry import gradient_of, is_nhwc
 from models.gradients.windows import Window, along, along_shape, framed, taps_of
 
@@ -37,11 +38,10 @@ def _conv2d(op: Any, dy: Any) -> Any:
     """Input gradient: a transposed convolution. Filter gradient: a convolution of the input with `dy` as the filter."""
     assert _is_plain(op), f"{op.name}: `unsupported` has let a convolution through that has no gradient here"
     x, kernel = op.inputs
-    strides = op.get_attr("strides")
     down, across = _windows(op)
     if (down.taps, across.taps, down.stride, across.stride) == (1, 1, 1, 1):
         return _pointwise(x, kernel, dy)
-    dx = tf.nn.conv2d_transpose(dy, kernel, x.shape, strides, op.get_attr("padding").decode())
+    dx = input_gradient(dy, kernel, x.shape, down, across, op.get_attr("padding").decode())
     by_products = kernel.shape[2] >= PRODUCT_CHANNELS_MIN
     return dx, (_filter_by_products if by_products else _filter_by_convolution)(x, dy, down, across)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import tensorflow as tf
+
+#: Up to so many channels, TFLite pads a matrix for each axis up to ten times as fast as two axes of four at once.
+MATRIX_CHANNELS_MAX = 32
 
 
 def along(axis: int, inside: Any, outside: Any) -> list[Any]:
@@ -27,10 +31,22 @@ def framed(x: Any, margins: dict[int, tuple[int, int]], filler: float = 0.0) -> 
             length + min(first, 0) + min(last, 0) for length, first, last in zip(lengths, before, behind, strict=True)
         ]
         x = tf.slice(x, [max(-first, 0) for first in before], kept)
-    if max(*before, *behind) > 0:
-        pads = [[max(first, 0), max(last, 0)] for first, last in zip(before, behind, strict=True)]
-        x = tf.pad(x, pads, constant_values=filler)
+    pads = [(max(first, 0), max(last, 0)) for first, last in zip(before, behind, strict=True)]
+    axes = [axis for axis, pair in enumerate(pads) if max(pair)]
+    if axes and (int(x.shape[3]) > MATRIX_CHANNELS_MAX or pads[3] != (0, 0)):
+        return tf.pad(x, pads, constant_values=filler)
+    for axis in axes:
+        x = _padded_as_matrix(x, axis, pads[axis], filler)
     return x
+
+
+def _padded_as_matrix(x: Any, axis: int, margins: tuple[int, int], filler: float) -> Any:
+    """So much before and behind the input on one axis, which with those behind it becomes the columns of a matrix."""
+    shape = [int(length) for length in x.shape]
+    outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    columns = [length * inner for length in margins]
+    rows = tf.pad(tf.reshape(x, [outer, shape[axis] * inner]), [[0, 0], columns], constant_values=filler)
+    return tf.reshape(rows, along_shape(shape, axis, shape[axis] + sum(margins)))
 
 
 def place(pieces: list[Any], axis: int, stride: int, start: int, size: int) -> Any:
@@ -78,10 +94,16 @@ class Window:
     @classmethod
     def of(cls, op: Any, axis: int, taps: int) -> Window:
         """From an operation with strides and the padding SAME or VALID, whose input comes first."""
-        stride = op.get_attr("strides")[axis]
-        size, count = int(op.inputs[0].shape[axis]), int(op.outputs[0].shape[axis])
-        padding = max((count - 1) * stride + taps - size, 0) if op.get_attr("padding") == b"SAME" else 0
-        return cls(axis, int(taps), int(stride), count, size, padding // 2)
+        size, stride = int(op.inputs[0].shape[axis]), int(op.get_attr("strides")[axis])
+        return cls.over(axis, size, int(taps), stride, op.get_attr("padding").decode())
+
+    @classmethod
+    def over(cls, axis: int, size: int, taps: int, stride: int, padding: str) -> Window:
+        """Over an axis of this length, with the padding SAME or VALID."""
+        if padding == "VALID":
+            return cls(axis, taps, stride, (size - taps) // stride + 1, size, 0)
+        count = -(-size // stride)
+        return cls(axis, taps, stride, count, size, max((count - 1) * stride + taps - size, 0) // 2)
 
     @property
     def span(self) -> int:

@@ -207,7 +207,9 @@ class Functions:
         model = self._model
         kept = [parts.get(it.path, it.value) for it in model.non_trainable_variables]
         trained = [parts[it.path] for it in model.trainable_variables]
-        with gradients.written_out_gelu():
+        # What TensorFlow runs stays as Keras has it.
+        products = gradients.convolutions_by_products() if self._builtin else contextlib.nullcontext()
+        with gradients.written_out_gelu(), products:
             logits, left = model.stateless_call(trained, kept, tf.cast(x, tf.float32), training=training)
         names = {id(it) for it in state_of(model)}
         pairs = zip(model.non_trainable_variables, left, strict=True)
