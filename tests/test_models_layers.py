@@ -49,6 +49,8 @@ SPATIAL = {
     "zero padding": f"{CONV}, L.ZeroPadding2D(((1, 0), (2, 3))), L.Conv2D(4, 3), {END}",
     "cropping": f"{CONV}, L.Cropping2D(((1, 0), (2, 1))), L.Conv2D(4, 3), {END}",
     "conv2d of many channels": f"L.Conv2D(9, 3), L.Conv2D(5, (3, 2), (1, 2), 'same', activation='relu'), {END}",
+    "conv2d of rows of taps": f"L.Conv2D(16, (2, 3), (2, 1)), L.Conv2D(17, (3, 2), padding='same'), {END}",
+    "conv2d of rows of taps, stride": f"L.Conv2D(18, 2), L.Conv2D(5, (3, 5), (2, 3), 'same', activation='relu'), {END}",
     "conv2d of one pixel": f"{CONV}, L.Conv2D(5, 1, activation='relu'), L.Conv2D(4, 1, 2), {END}",
     # The batch has more channels than TFLite's kernel takes at once.
     "depthwise of very many channels": f"L.Conv2D(1300, 1, activation='relu'), L.DepthwiseConv2D(3, 2, 'same'), {END}",

@@ -16,17 +16,23 @@ import tensorflow as tf
 from models.gradients.windows import Window, framed, taps_of
 
 #: Bytes of the columns of one convolution; with more of them it stays a convolution.
-COLUMNS_BYTES_MAX = 4 << 20
+COLUMNS_BYTES_MAX = 8 << 20
+#: With so many input channels it is faster to put the taps of a row beside each other, and to add products of rows.
+LINE_CHANNELS_MIN = 16
 #: With so many input channels the filter's gradient is faster without a transposition of the output's gradient.
 ROW_CHANNELS_MIN = 8
-#: With fewer input channels a transposed convolution is faster than products of columns of `dy`.
+#: With fewer input channels a transposed convolution is faster than products.
 INPUT_CHANNELS_MIN = 8
 FLOAT_BYTES = 4
 
 
 def columns_bytes(x: Any, down: Window, across: Window) -> int:
     """Memory of the columns of a convolution of an input with known sizes."""
-    return int(x.shape[0]) * down.count * across.count * down.taps * across.taps * int(x.shape[3]) * FLOAT_BYTES
+    return _bytes(x, down, across, int(x.shape[3]))
+
+
+def _bytes(x: Any, down: Window, across: Window, channels: int) -> int:
+    return int(x.shape[0]) * down.count * across.count * down.taps * across.taps * channels * FLOAT_BYTES
 
 
 def convolution(x: Any, kernel: Any, down: Window, across: Window, padding: str) -> Any:
@@ -42,25 +48,69 @@ def convolution(x: Any, kernel: Any, down: Window, across: Window, padding: str)
     Returns:
         float32 (batch, down.count, across.count, outputs).
     """
+    by_lines = x.shape[3] >= LINE_CHANNELS_MIN
 
     @tf.custom_gradient
     def run(x: Any, kernel: Any) -> Any:
-        columns = _columns(x, down, across)
-        batch, channels, outputs = x.shape[0], x.shape[3], kernel.shape[3]
-        matrix = tf.transpose(tf.reshape(kernel, [-1, outputs]))
-        y = tf.matmul(tf.reshape(matrix, [1, outputs, -1]), columns)
-        # The examples of a window stand beside each other.
-        y = tf.transpose(tf.reshape(y, [outputs, down.count * across.count, batch]), [2, 1, 0])
+        read = _lines(x, down, across) if by_lines else _columns(x, down, across)
+        y = (_of_lines if by_lines else _of_columns)(read, kernel)
+        batch, outputs = x.shape[0], kernel.shape[3]
+        if not by_lines:
+            # The examples of a window stand beside each other.
+            y = tf.transpose(tf.reshape(y, [outputs, down.count * across.count, batch]), [2, 1, 0])
         y = tf.reshape(y, [batch, down.count, across.count, outputs])
 
         def gradient(dy: Any) -> Any:
-            by_rows = channels >= ROW_CHANNELS_MIN
-            dkernel = (_filter_by_rows if by_rows else _filter_by_columns)(columns, dy)
+            by_rows = x.shape[3] >= ROW_CHANNELS_MIN
+            by_columns = _filter_by_rows if by_rows else _filter_by_columns
+            dkernel = (_filter_by_lines if by_lines else by_columns)(read, dy)
             return input_gradient(dy, kernel, x.shape, down, across, padding), tf.reshape(dkernel, kernel.shape)
 
         return y, gradient
 
     return run(x, kernel)
+
+
+def _lines(x: Any, down: Window, across: Window) -> list[Any]:
+    """What each row of taps reads; shape (1, windows, taps across * channels).
+
+    Taps within a stride stand beside each other as they are.
+    """
+    batch, channels = x.shape[0], x.shape[3]
+    x = framed(x, {it.axis: it.margins(it.strides * it.stride) for it in (down, across)})
+    height = down.strides * down.stride
+    x = tf.reshape(x, [batch, height, across.strides, across.stride * channels])
+    taps = [
+        tf.slice(
+            x,
+            [0, 0, first // across.stride, 0],
+            [batch, height, across.count, min(across.stride, across.taps - first) * channels],
+        )
+        for first in range(0, across.taps, across.stride)
+    ]
+    line = across.count * across.taps * channels
+    beside = tf.reshape(taps[0] if len(taps) == 1 else tf.concat(taps, 3), [batch, down.strides, down.stride * line])
+    windows = [1, batch * down.count * across.count, across.taps * channels]
+    return [
+        tf.reshape(
+            tf.slice(beside, [0, tap // down.stride, tap % down.stride * line], [batch, down.count, line]), windows
+        )
+        for tap in range(down.taps)
+    ]
+
+
+def _of_lines(lines: list[Any], kernel: Any) -> Any:
+    matrices = tf.split(tf.reshape(kernel, [len(lines), -1, kernel.shape[3]]), len(lines))
+    y = None
+    for line, matrix in zip(lines, matrices, strict=True):
+        product = tf.matmul(line, matrix)
+        y = product if y is None else y + product
+    return y
+
+
+def _filter_by_lines(lines: list[Any], dy: Any) -> Any:
+    dy_rows = tf.reshape(dy, [1, -1, dy.shape[3]])
+    return tf.concat([tf.matmul(line, dy_rows, transpose_a=True) for line in lines], 0)
 
 
 def _columns(x: Any, down: Window, across: Window) -> Any:
@@ -71,6 +121,11 @@ def _columns(x: Any, down: Window, across: Window) -> Any:
     turned = tf.reshape(turned, [channels, height, width, batch])
     taps = [tap for row in taps_of(turned, down, across) for tap in row]
     return tf.reshape(tf.concat(taps, 0), [1, len(taps) * channels, down.count * across.count * batch])
+
+
+def _of_columns(columns: Any, kernel: Any) -> Any:
+    matrix = tf.transpose(tf.reshape(kernel, [-1, kernel.shape[3]]))
+    return tf.matmul(tf.reshape(matrix, [1, *matrix.shape]), columns)
 
 
 def _filter_by_rows(columns: Any, dy: Any) -> Any:
@@ -88,18 +143,47 @@ def _filter_by_columns(columns: Any, dy: Any) -> Any:
 
 
 def input_gradient(dy: Any, kernel: Any, shape: Any, down: Window, across: Window, padding: str) -> Any:
-    """The gradient of a convolution's input, of this shape."""
+    """The gradient of a convolution's input.
+
+    Args:
+        dy: Of the output, float32 (batch, down.count, across.count, outputs).
+        kernel: float32 (taps down, taps across, channels, outputs).
+        shape: Of the input.
+        down: The windows along the rows.
+        across: The windows along the columns.
+        padding: What the windows were made with, SAME or VALID.
+
+    Returns:
+        float32, of the input's shape.
+    """
     channels, outputs = kernel.shape[2:]
-    images = down.stride * across.stride
-    # Each of `read` carries something back to the positions of a stride.
-    read = -(-down.taps // down.stride) * -(-across.taps // across.stride) * outputs
-    size = int(shape[0]) * len(down.reach) * len(across.reach) * read * FLOAT_BYTES
-    if channels < INPUT_CHANNELS_MIN or channels * images < outputs or size > COLUMNS_BYTES_MAX:
+    if channels < INPUT_CHANNELS_MIN or _bytes(dy, down, across, channels) > COLUMNS_BYTES_MAX:
         return tf.nn.conv2d_transpose(dy, kernel, shape, [1, down.stride, across.stride, 1], padding)
-    return _input_by_products(dy, kernel, down, across)
+    # Of the positions of a stride, each is read by a part of the taps only.
+    positions = down.stride * across.stride
+    if channels < LINE_CHANNELS_MIN and positions > 1 and channels * positions >= outputs:
+        return _input_by_positions(dy, kernel, down, across)
+    return _input_by_lines(dy, kernel, down, across)
 
 
-def _input_by_products(dy: Any, kernel: Any, down: Window, across: Window) -> Any:
+def _input_by_lines(dy: Any, kernel: Any, down: Window, across: Window) -> Any:
+    """What each row of taps carries back, in its place; then what each of their columns does."""
+    batch, height, width, outputs = dy.shape
+    channels = kernel.shape[2]
+    matrices = tf.transpose(tf.reshape(kernel, [down.taps, across.taps * channels, outputs]), [0, 2, 1])
+    dy_rows = tf.reshape(dy, [1, batch * height * width, outputs])
+    lines = [
+        tf.reshape(tf.matmul(dy_rows, matrix), [batch, height, width, across.taps * channels])
+        for matrix in tf.split(matrices, down.taps)
+    ]
+    beside = down.write(lines)
+    taps = [
+        tf.slice(beside, [0, 0, 0, tap * channels], [batch, down.size, width, channels]) for tap in range(across.taps)
+    ]
+    return across.write(taps)
+
+
+def _input_by_positions(dy: Any, kernel: Any, down: Window, across: Window) -> Any:
     """All positions of a stride as outputs of one convolution of `dy`: they are carried back to by the same windows.
 
     Its filter is the given one from the last tap to the first, one tap a stride, with zeros where a stride is longer

@@ -18,7 +18,7 @@ from models.gradients.registry import gradient_of
 from models.gradients.windows import Window
 
 #: Bytes of the columns of all convolutions of a training step, which stay in memory until its backward pass.
-STEP_BYTES_MAX = 2 * COLUMNS_BYTES_MAX
+STEP_BYTES_MAX = 8 << 20
 
 
 def _times_transposed(x: Any, y: Any) -> Any:
