@@ -31,7 +31,7 @@ from edge_peer.trainers.runtimes import load_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 KERAS = ROOT / ".venv-models/bin/python"
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 PEERS = 4
 EXAMPLES = 3000
 ROUNDS = 10
@@ -201,13 +201,16 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
                         "float": spread(floats, 4),
                         "int8": spread(integers, 4),
                         "points": spread(points, 2),
-                        "mean float": statistics.mean(floats),
-                        "mean int8": statistics.mean(integers),
-                        "mean points": statistics.mean(points),
+                        "mean float": round(statistics.mean(floats), 4),
+                        "mean int8": round(statistics.mean(integers), 4),
+                        "mean points": round(statistics.mean(points), 2),
                         "allowed": str(-job.allowed) if (qat, bits) == ("full", 8) else "",
                     }
                 )
-                print(".", end="", flush=True)
+                print(
+                    f"{job.model}, {division}, QAT {qat}, {bits} bits: {rows[-1]['mean points']:+.2f} points",
+                    flush=True,
+                )
     return rows
 
 
