@@ -42,6 +42,12 @@ class Rows:
         """Number of dimensions."""
         return len(self.shape)
 
+    def reshape(self, shape: tuple[int, ...]) -> Rows:
+        """The same rows as examples of another shape; raises ValueError if that holds another number of values."""
+        if shape[0] != len(self) or math.prod(shape[1:]) != self._row_bytes:
+            raise ValueError(f"cannot reshape rows of shape {list(self.shape)} into {list(shape)}")
+        return Rows(self._file, self._offset, shape)
+
     def __len__(self) -> int:
         """How many examples there are."""
         return self.shape[0]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,27 @@ class Shard:
     y_test: npt.NDArray[np.int32]
     classes: int
     metadata: dict[str, str]
+
+
+def with_shape(shard: Shard, shape: tuple[int, ...]) -> Shard | None:
+    """The shard with examples of this shape, if theirs is the same but for axes of one value at the end; else None.
+
+    Grey pictures have a channel or not, and so have rows of one sensor: files and models differ in that.
+    """
+    given = shard.x_train.shape[1:]
+    if _without_ones(given) != _without_ones(shape):
+        return None
+    if given == shape:
+        return shard
+    x_train, x_test = (it.reshape((len(it), *shape)) for it in (shard.x_train, shard.x_test))
+    return replace(shard, x_train=x_train, x_test=x_test)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    end = len(shape)
+    while end > 0 and shape[end - 1] == 1:
+        end -= 1
+    return shape[:end]
 
 
 def encode_shard(shard: Shard) -> bytes:

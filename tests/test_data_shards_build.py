@@ -21,7 +21,7 @@ from data_shards.__main__ import main
 from data_shards.build import build
 from data_shards.datasets import load_dataset
 from data_shards.errors import DataError, ShardError
-from data_shards.shard import Shard, encode_shard, read_shard
+from data_shards.shard import Shard, encode_shard, read_shard, with_shape, write_atomically
 
 ROOT = Path(__file__).parent.parent
 
@@ -157,6 +157,31 @@ def test_a_shard_is_read_as_it_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(shard, name), array)
     assert (shard.classes, shard.metadata["peer"]) == (3, "a")
     assert encode_shard(Shard(**ARRAYS, classes=3, metadata={"peer": "a"})) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "fits"),
+    [
+        ((4, 3), (4, 3), True),
+        ((4, 3, 1), (4, 3), True),
+        ((4, 3), (4, 3, 1), True),
+        ((4, 1, 1), (4,), True),
+        ((4, 3), (3, 4), False),
+        ((4, 3), (12,), False),
+        ((4, 1, 3), (4, 3), False),
+    ],
+)
+def test_examples_fit_a_model_but_for_axes_of_one_at_the_end(
+    tmp_path: Path, given: tuple[int, ...], wanted: tuple[int, ...], fits: bool
+) -> None:
+    x = np.random.default_rng(1).integers(0, 256, (20, *given)).astype(np.uint8)
+    y = (np.arange(20) % 3).astype(np.int32)
+    write_atomically(tmp_path / "a", encode_shard(Shard(x[:15], y[:15], x[15:], y[15:], 3, {})))
+    fitting = with_shape(read_shard(tmp_path / "a"), wanted)
+    assert (fitting is not None) == fits
+    if fitting is not None:
+        np.testing.assert_array_equal(fitting.x_train[:4], x[:4].reshape(4, *wanted))
+        np.testing.assert_array_equal(fitting.x_test[np.array([2, 0])], x[[17, 15]].reshape(2, *wanted))
 
 
 def test_arrays_of_any_memory_order_are_written_right(tmp_path: Path) -> None:

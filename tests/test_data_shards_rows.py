@@ -42,6 +42,13 @@ def test_like_an_array(rows: Rows) -> None:
         rows.__array__(copy=False)
 
 
+def test_examples_of_another_shape(rows: Rows) -> None:
+    np.testing.assert_array_equal(rows.reshape((50, 6))[np.array([3, 1])], ARRAY.reshape((50, 6))[[3, 1]])
+    for shape in ((50, 5), (25, 12)):
+        with pytest.raises(ValueError, match="cannot reshape rows of shape"):
+            rows.reshape(shape)
+
+
 @pytest.mark.parametrize("key", [np.array([50]), np.array([-1]), np.array([0, 99]), slice(0, 10, 2)])
 def test_what_is_not_there(rows: Rows, key: np.ndarray) -> None:
     with pytest.raises(IndexError):

@@ -20,7 +20,7 @@ from typing import Any
 
 from aggregator_core import RefusedUpdateError
 from data_shards.errors import ShardError
-from data_shards.shard import Shard, read_shard
+from data_shards.shard import Shard, read_shard, with_shape
 from edge_peer.config import Config, to_toml
 from edge_peer.errors import BrokerError, ConfigError, ResourceError
 from edge_peer.protocol import commands as do
@@ -69,12 +69,13 @@ def load_resources(config: Config) -> tuple[ModelArtifacts, Shard | None]:
         shard = read_shard(config.shard.path)
     except ShardError as error:
         raise ResourceError(str(error)) from None
-    if shard.x_train.shape[1:] != artifacts.input_shape or shard.classes > artifacts.classes:
+    fitting = with_shape(shard, artifacts.input_shape)
+    if fitting is None or shard.classes > artifacts.classes:
         raise ModelError(
             f"{config.shard.path}: examples of shape {list(shard.x_train.shape[1:])} in {shard.classes} classes do not "
             f"fit model {artifacts.model_id}, which takes {list(artifacts.input_shape)} in {artifacts.classes}"
         )
-    return artifacts, shard
+    return artifacts, fitting
 
 
 class Daemon:
