@@ -1,8 +1,9 @@
 """A depthwise-separable CNN like MobileNet for 28x28 grey images such as Fashion-MNIST; 31,338 parameters.
 
-Without BatchNormalization: peers with different classes have different moments, and neither the averaged moments nor
-those of a first round are right for the averaged weights. What it would do for the size of activations is done by the
-initial kernels, and for the size of steps by a bound of the gradient. A step is cheaper, too.
+Without BatchNormalization, which gains a little where the data are divided evenly and loses more where they are not:
+peers with different classes have different moments, and the averaged ones are not those of the averaged weights. What
+it would do for the size of activations is done by the initial kernels, and for the size of steps by a bound of the
+gradient. A step is cheaper, too.
 
 Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017
 (https://arxiv.org/abs/1704.04861); without a relu behind the depthwise convolutions, as in Chollet, "Xception: Deep
