@@ -119,8 +119,13 @@ def _columns(x: Any, down: Window, across: Window) -> Any:
     # Before any padding, because the rows of few channels are short.
     turned = tf.transpose(tf.reshape(x, [batch, height * width, channels]), [2, 1, 0])
     turned = tf.reshape(turned, [channels, height, width, batch])
-    taps = [tap for row in taps_of(turned, down, across) for tap in row]
-    return tf.reshape(tf.concat(taps, 0), [1, len(taps) * channels, down.count * across.count * batch])
+    # Row by row: XNNPACK concatenates few tensors at once, and what it does not do needs memory outside of it.
+    rows = [_joined(row) for row in taps_of(turned, down, across)]
+    return tf.reshape(_joined(rows), [1, down.taps * across.taps * channels, down.count * across.count * batch])
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
 
 def _of_columns(columns: Any, kernel: Any) -> Any:
