@@ -86,6 +86,10 @@ bench: setup-test setup-models mosquitto ## measure accuracy, memory, round time
 bench-training: setup setup-models ## measure the trainer's speed and memory beside Keras's, a part of `make bench`
 	@$(BIN)/python -m bench.training
 
+.PHONY: bench-codecs
+bench-codecs: setup ## measure codecs of updates: bytes and accuracy beside float32's; writes bench/results/
+	@$(BIN)/python -m bench.codecs
+
 .PHONY: lint
 lint: setup-test ## ruff: style and likely mistakes
 	@$(BIN)/ruff check .
