@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
 
 from models.errors import ExportError
 
@@ -13,9 +14,15 @@ from models.errors import ExportError
 def to_tflite(functions: dict[str, Any]) -> bytes:
     """Functions as the signatures of one TFLite file; the converter refuses whatever is not a builtin operation.
 
+    The first is the file's primary graph, the only one that tflite-runtime 2.14 gives to XNNPACK.
+
     Raises:
         ExportError: An operation is none of TFLite's.
     """
+    # The converter sorts them by name; these are as long as those that they stand for.
+    names = list(functions)
+    sorted_names = [f"{number}{name[1:]}" for number, name in enumerate(names)]
+    functions = dict(zip(sorted_names, functions.values(), strict=True))
     module = tf.Module()
     for name, function in functions.items():
         setattr(module, name, function)
@@ -30,10 +37,16 @@ def to_tflite(functions: dict[str, Any]) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(functions))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         try:
-            content: bytes = converter.convert()
+            content = bytearray(converter.convert())
         except Exception as error:
             raise ExportError(f"the model needs operations that boards do not have: {error}") from error
-    return content
+    file = schema.Model.GetRootAs(content, 0)
+    for index, name in enumerate(names):
+        table = file.SignatureDefs(index)._tab
+        # Field 2 is the key, a string with its length in front.
+        start = table.Indirect(table.Pos + table.Offset(8)) + 4
+        content[start : start + len(name)] = name.encode()
+    return bytes(content)
 
 
 def to_graph(functions: dict[str, Any]) -> bytes:

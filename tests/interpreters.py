@@ -24,6 +24,8 @@ def load(path: Path) -> dict[str, Any]:
     from edge_peer.trainers.runtimes import load_runtime
 
     interpreter = load_runtime()[1].Interpreter(model_path=str(path), num_threads=1)
+    # As the trainer does, or tflite-runtime 2.14 leaves the delegate out.
+    interpreter.allocate_tensors()
     return {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
 
 

@@ -23,6 +23,8 @@ class LiteRTTrainer(StepTrainer):
         try:
             # With its default delegate (XNNPACK): half the time of a step for 3 MB.
             interpreter = module.Interpreter(model_path=str(artifacts.train_path), num_threads=threads)
+            # Or tflite-runtime 2.14 leaves the delegate out.
+            interpreter.allocate_tensors()
             train, infer = (interpreter.get_signature_runner(name) for name in ("train", "infer"))
             details = train.get_input_details()
         except (ValueError, RuntimeError) as error:
