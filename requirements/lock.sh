@@ -22,5 +22,5 @@ compile() {
 compile demo.lock --extra litert --extra operator
 # The tests share the demo's environment, so whatever is in both has one version.
 compile test.lock --constraint demo.lock --extra litert --extra operator --extra test
-compile tflite.lock --extra tflite --extra test
+compile tflite.lock --extra tflite --extra images --extra test
 compile models.lock --extra models --extra litert --extra test
