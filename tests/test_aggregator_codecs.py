@@ -187,6 +187,34 @@ def test_stochastic_payloads_are_right_on_the_mean(name: str) -> None:
         assert error[values].mean() < nearest[values].mean() / 4, "rounded to the nearest, the mean would stay off"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_draws_come_only_from_the_generator_that_is_given(name: str) -> None:
+    change = noise(WHOLE, 1)
+    before = random.getstate(), np.random.get_state()[1].tobytes()
+    decode(name, encode(name, change, WHOLE, random.Random(1)), WHOLE)
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == before
+    silent, spoken = random.Random(1), random.Random(1)
+    encode(name, change, WHOLE, spoken)
+    assert (spoken.getstate() == silent.getstate()) == name.startswith("float")
+
+
+@pytest.mark.parametrize("name", ["float16", "int8", "int4", "topk-0.1"])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_tensors_of_several_blocks_are_within_a_step(name: str, seed: int | None) -> None:
+    layout = layout_of([((301, 131), 1, "weight"), ((40_000,), None, "bias")])
+    change = noise(layout, 9)
+    found = decode(name, encode(name, change, layout, None if seed is None else random.Random(seed)), layout)
+    if name == "topk-0.1":
+        kept = found != 0
+        assert np.count_nonzero(kept) == 7944
+        assert np.abs(found - change)[kept].max() <= np.abs(change).max() / 127
+        assert np.abs(change)[~kept].max() <= np.abs(change)[kept].min()
+    else:
+        levels = {"float16": 2**11, **LEVELS}[name]
+        for peak, error in channel_errors(layout, change, found):
+            assert error <= peak * (1 / levels + 2.0**-24)
+
+
 def test_two_draws_differ_and_the_nearest_is_nearer() -> None:
     change = noise(WHOLE, 1)
     one, two = (encode("int4", change, WHOLE, random.Random(seed)) for seed in (1, 2))

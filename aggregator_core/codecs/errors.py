@@ -5,8 +5,11 @@ from __future__ import annotations
 from aggregator_core.checks import RefusedUpdateError
 
 
-class CodecNameError(ValueError):
-    """No codec has this name; the message says which there are."""
+class CodecNameError(RefusedUpdateError):
+    """No codec has this name; the message says which there are.
+
+    A refused update like the other, because the name may be a stranger's too.
+    """
 
 
 class PayloadError(RefusedUpdateError):
