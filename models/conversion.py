@@ -60,5 +60,9 @@ def to_graph(functions: dict[str, Any]) -> bytes:
             )
             for key, tensor in zip(outputs, found, strict=True):
                 tf.identity(tensor, name=f"{name}/out/{key}")
-    content: bytes = graph.as_graph_def().SerializeToString(deterministic=True)
+    definition = graph.as_graph_def()
+    for node in definition.node:
+        # Gradients are in the graph already; the name counts what was traced in this process before.
+        node.attr.pop("_gradient_op_type", None)
+    content: bytes = definition.SerializeToString(deterministic=True)
     return content
