@@ -3,23 +3,20 @@
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
 algorithm 1 (arXiv:1602.05629).
 
-Sums are float64 and in the order that the updates are given in, so the same updates in the same order give the same
-bytes on every board; callers sort by peer.
+Sums are in the order that the updates are given in (`sums`), so the same updates in the same order give the same bytes
+on every board; callers sort by peer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import numpy.typing as npt
 
-from aggregator_core.checks import BLOCK, RefusedUpdateError, check_counts, check_update
+from aggregator_core.checks import RefusedUpdateError, check_counts, check_update
+from aggregator_core.sums import BLOCK, GROUP, add_scaled, weighted_average
+from aggregator_core.updates import F32, Counts, Updates, rows_of
 
-F32 = npt.NDArray[np.float32]
 
-
-def weighted_mean(updates: F32 | Sequence[F32], counts: Sequence[int] | npt.NDArray[np.int64]) -> F32:
+def weighted_mean(updates: Updates, counts: Counts) -> F32:
     """Mean of n updates.
 
     Args:
@@ -33,32 +30,14 @@ def weighted_mean(updates: F32 | Sequence[F32], counts: Sequence[int] | npt.NDAr
         RefusedUpdateError: No updates, counts that do not fit, shapes or dtypes that differ, or a value that is not
             finite. There is no silent zero.
     """
-    weights = check_counts(counts)
-    if len(updates) != len(weights):
-        raise RefusedUpdateError(f"{len(updates)} updates but {len(weights)} example counts")
-    size = len(updates[0]) if updates[0].ndim == 1 else -1
-    for update in updates:
-        check_update(update, size)
-    total = float(weights.sum())
-    mean = np.empty(size, np.float32)
-    block_sum = np.empty(min(BLOCK, size), np.float64)
-    product = np.empty_like(block_sum)
-    for start in range(0, size, BLOCK):
-        stop = min(start + BLOCK, size)
-        part, scaled = block_sum[: stop - start], product[: stop - start]
-        part.fill(0.0)
-        for update, weight in zip(updates, weights, strict=True):
-            np.multiply(update[start:stop], float(weight), out=scaled, dtype=np.float64)
-            part += scaled
-        np.divide(part, total, out=part)
-        mean[start:stop] = part
-    return mean
+    rows, exact = rows_of(updates, counts)
+    return weighted_average(rows, exact.astype(np.float64))
 
 
 class StreamingMean:
-    """The same mean, one update at a time: memory does not grow with the number of updates.
+    """The same mean, one update at a time: memory is 12 bytes a value, however many updates there are.
 
-    The same updates in the same order give the same bytes as `weighted_mean`.
+    The same updates in the same order give the same bytes as `weighted_mean`, as long as no product leaves float32.
 
     Args:
         size: Number of values of an update.
@@ -68,7 +47,11 @@ class StreamingMean:
         if size < 0:
             raise RefusedUpdateError(f"size {size} is negative")
         self._sum = np.zeros(size, np.float64)
-        self._product = np.empty(min(BLOCK, size), np.float64)
+        self._group = np.empty(size, np.float32)
+        self._product = np.empty(min(BLOCK, size), np.float32)
+        self._in_group = 0
+        self._first = 0
+        self._weights = 0.0
         self._total = 0
 
     @property
@@ -84,19 +67,46 @@ class StreamingMean:
             count: Its weight, a positive integer.
 
         Raises:
-            RefusedUpdateError: The update or the count is of no use.
+            RefusedUpdateError: The update or the count is of no use, or a value is so large that sums of it leave
+                float32.
         """
-        check_update(update, self._sum.size)
-        check_counts([self._total, count] if self._total else [count])
-        for start in range(0, self._sum.size, BLOCK):
-            stop = min(start + BLOCK, self._sum.size)
-            scaled = self._product[: stop - start]
-            np.multiply(update[start:stop], float(count), out=scaled, dtype=np.float64)
-            self._sum[start:stop] += scaled
+        peak = self._check(update, count)
+        weight = np.float32(count / (self._first or count))
+        if peak * float(weight) > float(np.finfo(np.float32).max) / GROUP:
+            raise RefusedUpdateError(f"a value of {peak:.3g} is too large to be summed with a weight of {weight:.3g}")
+        with np.errstate(under="ignore"):
+            for start in range(0, update.size, BLOCK):
+                here, part = self._group[start : start + BLOCK], update[start : start + BLOCK]
+                if self._in_group == 0:
+                    np.multiply(part, weight, out=here)
+                else:
+                    add_scaled(here, part, weight, self._product[: part.size])
+                if self._in_group == GROUP - 1:
+                    self._sum[start : start + BLOCK] += here
+        self._in_group = (self._in_group + 1) % GROUP
+        self._first = self._first or int(count)
+        self._weights += float(weight)
         self._total += int(count)
+
+    def _check(self, update: F32, count: int) -> float:
+        """The largest magnitude of an update that can be added; raises RefusedUpdateError."""
+        check_update(update[:0], 0)
+        if update.shape != self._sum.shape:
+            raise RefusedUpdateError(f"shape is {list(update.shape)}, the model's is [{self._sum.size}]")
+        check_counts([self._total, count] if self._total else [count])
+        peak = 0.0
+        for start in range(0, update.size, BLOCK):
+            part = update[start : start + BLOCK]
+            # NaN comes out of both, and is larger than nothing.
+            low, high = float(part.min()), float(part.max())
+            if not (-np.inf < low and high < np.inf):
+                check_update(update, update.size)
+            peak = max(peak, -low, high)
+        return peak
 
     def result(self) -> F32:
         """The mean of what was added, shape (size,), float32; raises RefusedUpdateError when that is nothing."""
         if self._total == 0:
             raise RefusedUpdateError("there is no update to average")
-        return (self._sum / float(self._total)).astype(np.float32)
+        total = self._sum + self._group if self._in_group else self._sum
+        return (total / self._weights).astype(np.float32)

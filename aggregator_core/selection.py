@@ -1,0 +1,112 @@
+"""Order statistics of many columns at once: networks of comparators on rows instead of a sort of every column.
+
+A comparator of rows i < j puts the smaller values into row i and the larger into row j: one `np.minimum` and one
+`np.maximum` over a block of columns, which processors do many values at a time and without branches. Which comparators
+are needed depends on n alone.
+
+Sources: Batcher, "Sorting networks and their applications", AFIPS 1968; Knuth, "The Art of Computer Programming",
+volume 3, 5.2.2, algorithm M (merge exchange), for any n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from aggregator_core.updates import F32
+
+
+class Comparator(NamedTuple):
+    """Of rows i < j, and which of its two outputs somebody uses."""
+
+    i: int
+    j: int
+    low: bool
+    high: bool
+
+
+def merge_exchange(n: int) -> list[tuple[int, int]]:
+    """Comparators that sort n rows, the smallest values into row 0."""
+    pairs: list[tuple[int, int]] = []
+    top = 1 << max(0, (n - 1).bit_length() - 1)
+    p = top
+    while p > 0 and n > 1:
+        q, r, d = top, 0, p
+        while True:
+            pairs.extend((i, i + d) for i in range(n - d) if i & p == r)
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    return pairs
+
+
+def extremes_outward(n: int, f: int) -> list[tuple[int, int]]:
+    """Comparators that put the f smallest values into the first f rows and the f largest into the last f.
+
+    What is between them stays in no order. For small f these are fewer than those of a sort.
+    """
+    pairs: list[tuple[int, int]] = []
+    for k in range(min(f, n // 2)):
+        first, last = k, n - 1 - k
+        half = (last - first + 1) // 2
+        # The smaller of each pair comes to the lower half, the larger to the upper.
+        pairs.extend((first + i, last - i) for i in range(half))
+        middle = [first + half] if (last - first + 1) % 2 else []
+        pairs.extend((first, i) for i in [*range(first + 1, first + half), *middle])
+        pairs.extend((i, last) for i in [*middle, *range(last - half + 1, last)])
+    return pairs
+
+
+def prune(pairs: Sequence[tuple[int, int]], wanted: range) -> tuple[Comparator, ...]:
+    """Without the comparators and the halves of comparators on which no wanted row depends."""
+    live = set(wanted)
+    kept: list[Comparator] = []
+    for i, j in reversed(pairs):
+        if i in live or j in live:
+            kept.append(Comparator(i, j, i in live, j in live))
+            live.update((i, j))
+    return tuple(reversed(kept))
+
+
+def cost(network: Sequence[Comparator]) -> int:
+    """Operations on a row that a network does."""
+    return sum(it.low + it.high for it in network)
+
+
+@lru_cache(maxsize=64)
+def sorting(n: int, first: int, stop: int) -> tuple[Comparator, ...]:
+    """The network that puts the values of ranks first to stop - 1, of which 0 is the smallest, into these rows."""
+    return prune(merge_exchange(n), range(first, stop))
+
+
+@lru_cache(maxsize=64)
+def trimming(n: int, f: int) -> tuple[Comparator, ...]:
+    """The cheaper network after which rows f to n - f - 1 hold all but the f smallest and the f largest values."""
+    middle = range(f, n - f)
+    return min(prune(extremes_outward(n, f), middle), prune(merge_exchange(n), middle), key=cost)
+
+
+def apply(network: Sequence[Comparator], rows: list[F32], spare: F32) -> None:
+    """Run a network.
+
+    Args:
+        network: From `sorting` or `trimming` for n rows.
+        rows: n arrays of shape (b,), float32, without NaN, overwritten. The list is reordered: a row may be another
+            array afterwards.
+        spare: Shape (b,), float32, overwritten.
+    """
+    minimum, maximum = np.minimum, np.maximum
+    for i, j, low, high in network:
+        a, b = rows[i], rows[j]
+        if low and high:
+            minimum(a, b, spare)
+            maximum(a, b, b)
+            rows[i], spare = spare, a
+        elif low:
+            minimum(a, b, a)
+        else:
+            maximum(a, b, b)
