@@ -175,8 +175,8 @@ LIES = {
     "too many": ("topk-0.3", TOP + (31).to_bytes(4, "little") + bytes(68), "number of values is 31, more than 30"),
     "index beyond": (
         "topk-0.3",
-        TOP + b"\2\0\0\0" + block(b"\x32\x32") + block(b"\1\1"),
-        "index 101 is beyond the 100",
+        TOP + b"\2\0\0\0" + block(b"\x32\x31") + block(b"\1\1"),
+        "index 100 is beyond the 100",
     ),
     "value zero": ("topk-0.3", TOP + b"\2\0\0\0" + block(b"\1\1") + block(b"\1\0"), "an integer is 0"),
     "value -128": ("topk-0.3", TOP + b"\1\0\0\0" + block(b"\1") + block(b"\x80"), "beyond -127 to 127"),
