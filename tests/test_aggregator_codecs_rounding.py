@@ -27,7 +27,7 @@ def channels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     for _ in range(count):
         peak = np.float32(draw(PEAKS))
         near = np.float32(float(peak) * draw(st.integers(-levels, levels)) / levels)
-        toward = np.float32(draw(st.sampled_from([-np.inf, np.inf, near])))
+        toward = np.float32(draw(st.sampled_from([-peak, peak, near])))
         value = np.nextafter(near, toward) if draw(st.booleans()) else np.float32(draw(st.floats(-1, 1)) * float(peak))
         values.append(np.clip(value, -peak, peak))
         peaks.append(peak)
