@@ -4,6 +4,9 @@ For each model two processes that train one epoch when they are told to, in turn
 Keras's `fit` on TensorFlow with one thread within an operation and one between operations (in .venv-models), both from
 the same weights, on the same images in batches of the same size, shuffled. Each has trained one epoch before. A third
 process, in turns with them, trains like the first and takes the time of each of the interpreter's calls.
+
+Keras has no quantization-aware training: like is compared with like where QAT is "off". With "full", the trainer rounds
+weights and activations besides.
 """
 
 from __future__ import annotations
@@ -31,13 +34,17 @@ from edge_peer.trainers.artifacts import ModelArtifacts, load_artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 TENSORFLOW = ROOT / ".venv-models/bin/python"
-#: Model -> how many times Keras's images per second the trainer must reach.
-MODELS = {ROOT / "models/image_cnn.py": 3.0, ROOT / "bench/depthwise_cnn.py": 1.5}
+#: Model and its QAT -> how many times Keras's images per second the trainer must reach.
+MODELS = {
+    ("image_cnn", "off"): 3.0,
+    ("image_cnn", "full"): None,
+    ("mobile_cnn", "off"): 1.5,
+    ("mobile_cnn", "full"): None,
+}
 #: Largest share of Keras's peak memory.
 MEMORY_SHARE_MAX = 1 / 8
 EXAMPLES = 6400
 REPEATS = 9
-LEARNING_RATE = 0.05
 #: What a signature's runner calls -> where that time goes.
 PARTS = {
     "Invoke": "kernels",
@@ -71,7 +78,7 @@ def loss_of_epoch(trainer: Any, artifacts: ModelArtifacts, shard: Shard) -> floa
         shard.x_train,
         shard.y_train,
         epochs=1,
-        learning_rate=LEARNING_RATE,
+        learning_rate=artifacts.learning_rate,
         seed=1,
         cancelled=lambda: False,
     )
@@ -96,10 +103,11 @@ def theirs(artifacts: ModelArtifacts, shard: Shard, source: Path) -> Work:
     from models.export import load_module  # noqa: PLC0415
 
     model = load_module(source).build()
-    model.compile(
-        optimizer=keras.optimizers.SGD(LEARNING_RATE),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
+    if getattr(model, "optimizer", None) is None:
+        model.compile(
+            optimizer=keras.optimizers.SGD(artifacts.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
     # What else stands in the vector, such as ranges of activations, is not the Keras model's.
     weights = artifacts.layout.split(artifacts.initial())
     x, y = np.asarray(shard.x_train), shard.y_train
@@ -223,9 +231,17 @@ def turns(python: dict[str, str], paths: list[Path], folder: Path) -> Iterator[d
             worker.close()
 
 
-def artifacts_of(source: Path, folder: Path) -> Path:
+def source_of(model: str, qat: str, folder: Path) -> Path:
+    """The model's file, with another QAT."""
+    source = folder / qat / f"{model}.py"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text((ROOT / "models" / source.name).read_text() + f'\nQAT = "{qat}"\n')
+    return source
+
+
+def artifacts_of(source: Path) -> Path:
     """The model exported as it is here, not as it was when its artifacts were committed."""
-    out = folder / source.stem
+    out = source.with_suffix("")
     command = [str(TENSORFLOW), "-m", "models.export", str(source), "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -233,9 +249,12 @@ def artifacts_of(source: Path, folder: Path) -> Path:
     return out
 
 
-def measure(source: Path, target: float, data: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(
+    model: str, qat: str, target: float | None, data: Path, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A row on speed and memory, and one on where a step's time goes."""
-    out = artifacts_of(source, folder)
+    source = source_of(model, qat, folder)
+    out = artifacts_of(source)
     python = {"ours": sys.executable, "theirs": str(TENSORFLOW), "watched": sys.executable}
     found = list(turns(python, [out, data, source], folder))
     speed = {kind: [EXAMPLES / it[kind]["seconds"] for it in found] for kind in ("ours", "theirs")}
@@ -243,12 +262,13 @@ def measure(source: Path, target: float, data: Path, folder: Path) -> tuple[dict
     peak = {kind: max(it[kind]["peak"] for it in found) / 1e6 for kind in ("ours", "theirs")}
     artifacts = load_artifacts(out)
     row = {
-        "model": source.stem,
-        "parameters": artifacts.layout.size,
+        "model": model,
+        "QAT": qat,
+        "parameters": artifacts.layout.trained_size,
         "images/s": spread(speed["ours"], 0),
         "Keras": spread(speed["theirs"], 0),
         "times": spread(ratios, 2),
-        "target": f"{target:g}",
+        "target": "" if target is None else f"{target:g}",
         "times, of CPU time": spread([it["theirs"]["cpu"] / it["ours"]["cpu"] for it in found], 2),
         "loss": statistics.median(it["ours"]["loss"] for it in found),
         "Keras's loss": statistics.median(it["theirs"]["loss"] for it in found),
@@ -264,7 +284,8 @@ def measure(source: Path, target: float, data: Path, folder: Path) -> tuple[dict
         shares.append({part: seconds / it["seconds"] for part, seconds in parts.items()})
     step_s = statistics.median(it["ours"]["seconds"] for it in found) / (EXAMPLES // artifacts.batch_size)
     return row, {
-        "model": source.stem,
+        "model": model,
+        "QAT": qat,
         "ms a step": step_s * 1e3,
         **{part: f"{statistics.median(it[part] for it in shares):.1%}" for part in shares[0]},
     }
@@ -275,7 +296,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build(load_dataset("fashion-mnist", say=print), ["peer"], "iid", 1, folder, EXAMPLES, 100)
-        pairs = [measure(*model, folder / "peer.safetensors", folder) for model in MODELS.items()]
+        data = folder / "peer.safetensors"
+        pairs = [measure(*model, target, data, folder) for model, target in MODELS.items()]
     report(
         "training",
         f"Training with one thread: LiteRTTrainer and Keras's fit, epochs of {EXAMPLES:,} images of Fashion-MNIST in "
