@@ -37,17 +37,18 @@ def nearest_to_median(parts: Sequence[F32], kept: int) -> F32:
 
     In a sorted column they are neighbours. A window of `kept` values moves on by one as long as the value that it
     leaves is farther from the median than the one that it takes; its values are kept in `kept` slots, so that nothing
-    is subtracted that was added before: a bad value could be so large that all others vanish beside it.
+    is subtracted that was added before: a bad value could be so large that all others vanish beside it. The slots are
+    the first rows: a row has been compared before its slot is overwritten.
 
     Args:
-        parts: m sorted rows of shape (b,), float32.
+        parts: m sorted rows of shape (b,), float32, overwritten.
         kept: How many, 1 to m.
 
     Returns:
         Shape (b,), float32.
     """
     median = middle(parts)
-    slots = [part.copy() for part in parts[:kept]]
+    slots = list(parts[:kept])
     with np.errstate(over="ignore"):
         for first, part in enumerate(parts[kept:]):
             np.copyto(slots[first % kept], part, where=median - parts[first] > part - median)

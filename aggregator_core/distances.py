@@ -2,7 +2,7 @@
 
 The products are a BLAS's, the fastest that there is: n * n * p / 2 multiplications. A BLAS sums in an order that
 depends on the processor and on its threads, and a choice between updates must not. So each update is rounded to
-integers of BITS bits, times a power of two, and the products of COLUMNS of them are summed in float64 without any
+integers of BITS bits, times a power of two, and the products of a block of them are summed in float64 without any
 rounding: whatever the order, the sum is the same integer. What that changes in a distance is the rounding to BITS bits
 of the update's largest value, less than choices between updates can hang on.
 
@@ -21,9 +21,11 @@ import numpy as np
 
 from aggregator_core.updates import F32, F64, refuse_non_finite
 
-#: Integers are from -2**BITS to 2**BITS; COLUMNS products of two sum to no more than 2**52, exact in float64.
+#: Integers are from -2**BITS to 2**BITS; COLUMNS_MAX products of two sum to no more than 2**53, exact in float64.
 BITS = 20
-COLUMNS = 4_096
+COLUMNS_MIN, COLUMNS_MAX = 1_024, 8_192
+#: Integers that are held at a time, if COLUMNS_MIN permits; 8 bytes each, and 4 for float32.
+VALUES = 524_288
 #: The largest power of two of float32, less one; what is smaller than its inverse is zero here.
 SHIFT_MAX = 126
 
@@ -41,18 +43,19 @@ def gram(rows: Sequence[F32]) -> F64:
         RefusedUpdateError: A value is not finite.
     """
     n, size = len(rows), rows[0].size
-    shifts = np.array([_shift(row) for row in rows], np.int64)
+    # Not int64: of that, ldexp knows nothing on 32-bit boards.
+    shifts = np.array([_shift(row) for row in rows], np.intc)
     factors = np.ldexp(np.float32(1), shifts)
     total = np.zeros((n, n), np.float64)
-    integers = np.empty((n, min(COLUMNS, size)), np.float64)
-    scaled = np.empty(integers.shape[1], np.float32)
-    for start in range(0, size, COLUMNS):
-        stop = min(start + COLUMNS, size)
-        block, part = integers[:, : stop - start], scaled[: stop - start]
-        for row, factor, target in zip(rows, factors, block, strict=True):
+    width = min(size, max(COLUMNS_MIN, min(COLUMNS_MAX, VALUES // n)))
+    integers, scaled = np.empty((n, width), np.float64), np.empty((n, width), np.float32)
+    for start in range(0, size, max(1, width)):
+        stop = min(start + width, size)
+        block, parts = integers[:, : stop - start], scaled[:, : stop - start]
+        for row, factor, part in zip(rows, factors, parts, strict=True):
             np.multiply(row[start:stop], factor, out=part)
-            np.rint(part, out=part)
-            np.copyto(target, part)
+        np.rint(parts, out=parts)
+        np.copyto(block, parts)
         total += block @ block.T
     units = np.ldexp(1.0, -shifts)
     # Times powers of two: nothing is rounded.

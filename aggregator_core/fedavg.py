@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from aggregator_core.checks import RefusedUpdateError, check_counts, check_update
-from aggregator_core.sums import BLOCK, GROUP, add_scaled, weighted_average
+from aggregator_core.sums import BLOCK, GROUP, add_scaled, factors_of, weighted_average
 from aggregator_core.updates import F32, Counts, Updates, rows_of
 
 
@@ -59,28 +59,32 @@ class StreamingMean:
         """Examples seen so far."""
         return self._total
 
-    def add(self, update: F32, count: int) -> None:
+    def add(self, update: F32, count: int, *, checked: bool = False) -> None:
         """Add one update; on an error the mean is as before.
 
         Args:
             update: Shape (size,), float32, finite; not modified.
             count: Its weight, a positive integer.
+            checked: The caller has looked at every value, as who receives an update does (`check_update`): then its
+                values are read once instead of twice. If that was not so, it is `result` that refuses.
 
         Raises:
             RefusedUpdateError: The update or the count is of no use, or a value is so large that sums of it leave
                 float32.
         """
-        peak = self._check(update, count)
+        check_update(update[:0], 0)
+        if update.shape != self._sum.shape:
+            raise RefusedUpdateError(f"shape is {list(update.shape)}, the model's is [{self._sum.size}]")
+        check_counts([self._total, count] if self._total else [count])
+        peak = 0.0 if checked else _peak(update)
         weight = np.float32(count / (self._first or count))
         if peak * float(weight) > float(np.finfo(np.float32).max) / GROUP:
             raise RefusedUpdateError(f"a value of {peak:.3g} is too large to be summed with a weight of {weight:.3g}")
-        with np.errstate(under="ignore"):
+        factor = factors_of(np.array([weight]))[0]
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             for start in range(0, update.size, BLOCK):
                 here, part = self._group[start : start + BLOCK], update[start : start + BLOCK]
-                if self._in_group == 0:
-                    np.multiply(part, weight, out=here)
-                else:
-                    add_scaled(here, part, weight, self._product[: part.size])
+                add_scaled(here, part, factor, self._product[: part.size], first=self._in_group == 0)
                 if self._in_group == GROUP - 1:
                     self._sum[start : start + BLOCK] += here
         self._in_group = (self._in_group + 1) % GROUP
@@ -88,25 +92,32 @@ class StreamingMean:
         self._weights += float(weight)
         self._total += int(count)
 
-    def _check(self, update: F32, count: int) -> float:
-        """The largest magnitude of an update that can be added; raises RefusedUpdateError."""
-        check_update(update[:0], 0)
-        if update.shape != self._sum.shape:
-            raise RefusedUpdateError(f"shape is {list(update.shape)}, the model's is [{self._sum.size}]")
-        check_counts([self._total, count] if self._total else [count])
-        peak = 0.0
-        for start in range(0, update.size, BLOCK):
-            part = update[start : start + BLOCK]
-            # NaN comes out of both, and is larger than nothing.
-            low, high = float(part.min()), float(part.max())
-            if not (-np.inf < low and high < np.inf):
-                check_update(update, update.size)
-            peak = max(peak, -low, high)
-        return peak
-
     def result(self) -> F32:
-        """The mean of what was added, shape (size,), float32; raises RefusedUpdateError when that is nothing."""
+        """The mean of what was added.
+
+        Returns:
+            Shape (size,), float32, finite.
+
+        Raises:
+            RefusedUpdateError: Nothing was added, or a `checked` update was not finite or too large.
+        """
         if self._total == 0:
             raise RefusedUpdateError("there is no update to average")
-        total = self._sum + self._group if self._in_group else self._sum
-        return (total / self._weights).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = self._sum + self._group if self._in_group else self._sum
+            mean: F32 = (total / self._weights).astype(np.float32)
+        check_update(mean, mean.size)
+        return mean
+
+
+def _peak(update: F32) -> float:
+    """The largest magnitude of an update; raises RefusedUpdateError if a value is not finite."""
+    peak = 0.0
+    for start in range(0, update.size, BLOCK):
+        part = update[start : start + BLOCK]
+        low, high = float(part.min()), float(part.max())
+        # A NaN comes out of both, and compares as false.
+        if not (-np.inf < low and high < np.inf):
+            check_update(update, update.size)
+        peak = max(peak, -low, high)
+    return peak

@@ -26,6 +26,8 @@ NETWORK_COST_MAX = 400
 VALUES = 262_144
 #: Columns a block: fewer cost more calls than arithmetic, more do not stay in a cache.
 COLUMNS_MIN, COLUMNS_MAX = 8_192, 16_384
+#: Columns that are transposed and sorted at a time.
+SORTED_COLUMNS = 512
 
 
 def columns_of(n: int) -> int:
@@ -53,14 +55,16 @@ def arranged(rows: Sequence[F32], network: Sequence[Comparator]) -> Iterator[tup
     for start in range(0, size, width):
         stop = min(start + width, size)
         block = work[:, : stop - start]
-        for row, part in zip(block, rows, strict=False):
-            np.copyto(row, part[start:stop])
+        for target, row in zip(block[:n], rows, strict=True):
+            np.copyto(target, row[start:stop])
         if not np.isfinite(block[:n]).all():
             refuse_non_finite(rows)
         if sort:
-            columns = np.ascontiguousarray(block[:n].T)
-            columns.sort(axis=1)
-            np.copyto(block[:n], columns.T)
+            for first in range(0, stop - start, SORTED_COLUMNS):
+                part = block[:n, first : first + SORTED_COLUMNS]
+                columns = np.ascontiguousarray(part.T)
+                columns.sort(axis=1)
+                np.copyto(part, columns.T)
         parts = list(block[:n])
         if not sort:
             apply(network, parts, block[n])

@@ -103,10 +103,10 @@ def apply(network: Sequence[Comparator], rows: list[F32], spare: F32) -> None:
     for i, j, low, high in network:
         a, b = rows[i], rows[j]
         if low and high:
-            minimum(a, b, spare)
-            maximum(a, b, b)
+            minimum(a, b, out=spare)
+            maximum(a, b, out=b)
             rows[i], spare = spare, a
         elif low:
-            minimum(a, b, a)
+            minimum(a, b, out=a)
         else:
-            maximum(a, b, b)
+            maximum(a, b, out=b)

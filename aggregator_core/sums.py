@@ -18,8 +18,7 @@ from aggregator_core.updates import F32, F64, refuse_non_finite
 #: Updates that are summed in float32 before they go to the float64 sum.
 GROUP = 16
 #: Values a block: what is worked on stays in the second-level cache. It changes no result.
-BLOCK = 32_768
-_ONE = np.float32(1)
+BLOCK = 49_152
 
 
 def weighted_sum(rows: Sequence[F32], weights: F32, divisor: float = 1.0) -> F32:
@@ -31,12 +30,16 @@ def weighted_sum(rows: Sequence[F32], weights: F32, divisor: float = 1.0) -> F32
         divisor: What the sum is divided by, in float64.
 
     Returns:
-        Shape (p,), float32. A value that is not finite in a row, and a sum beyond float32, show as values that are not
-        finite here: whoever calls looks at p values instead of n * p.
+        Shape (p,), float32.
+
+    Raises:
+        RefusedUpdateError: A value of a row is not finite. It would be seen in the result, so that p values are looked
+            at instead of n * p.
     """
     size = rows[0].size
     result = np.empty(size, np.float32)
     width = min(BLOCK, size)
+    factors = factors_of(weights)
     total, group, product = np.empty(width, np.float64), np.empty(width, np.float32), np.empty(width, np.float32)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for start in range(0, size, BLOCK):
@@ -44,28 +47,42 @@ def weighted_sum(rows: Sequence[F32], weights: F32, divisor: float = 1.0) -> F32
             here, partial, scaled = total[: stop - start], group[: stop - start], product[: stop - start]
             here.fill(0.0)
             for first in range(0, len(rows), GROUP):
-                parts = [row[start:stop] for row in rows[first : first + GROUP]]
-                _group_sum(parts, weights[first : first + GROUP], partial, scaled)
+                for index in range(first, min(first + GROUP, len(rows))):
+                    add_scaled(partial, rows[index][start:stop], factors[index], scaled, first=index == first)
                 np.add(here, partial, out=here)
             np.divide(here, divisor, out=here)
             result[start:stop] = here
+    if not np.isfinite(result).all():
+        refuse_non_finite(rows)
+        # The values are so large that products or sums have left float32.
+        result = (float64_sum(rows, weights.astype(np.float64)) / divisor).astype(np.float32)
     return result
 
 
-def _group_sum(parts: Sequence[F32], weights: F32, result: F32, scaled: F32) -> None:
-    """Put the sum of weighted parts into `result`; the first of them begins it."""
-    np.multiply(parts[0], weights[0], out=result)
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        add_scaled(result, part, weight, scaled)
+def factors_of(weights: F32) -> list[F32 | None]:
+    """Weights as arrays of no dimension, which numpy multiplies by at once; None: one, which needs no product."""
+    return [None if weight == 1 else np.array(weight, np.float32) for weight in weights]
 
 
-def add_scaled(total: F32, row: F32, weight: np.float32, scaled: F32) -> None:
-    """Add weight * row to `total`; shapes (b,), float32; `scaled` is overwritten."""
-    if weight == _ONE:
-        np.add(total, row, out=total)
+def add_scaled(total: F32, row: F32, factor: F32 | None, scaled: F32, *, first: bool = False) -> None:
+    """Add a row times a factor of `factors_of` to a sum.
+
+    Args:
+        total: Shape (b,), float32.
+        row: Shape (b,), float32; not modified.
+        factor: As from `factors_of`.
+        scaled: Shape (b,), float32, overwritten.
+        first: The sum begins with this row; what `total` holds does not count.
+    """
+    if first and factor is None:
+        np.copyto(total, row)
+    elif first:
+        np.multiply(row, factor, total)  # type: ignore[arg-type]
+    elif factor is None:
+        np.add(total, row, total)
     else:
-        np.multiply(row, weight, out=scaled)
-        np.add(total, scaled, out=total)
+        np.multiply(row, factor, scaled)
+        np.add(total, scaled, total)
 
 
 def float64_sum(rows: Sequence[F32], weights: F64) -> F64:
@@ -94,9 +111,4 @@ def weighted_average(rows: Sequence[F32], weights: F64, unit: float | None = Non
         RefusedUpdateError: A value is not finite.
     """
     relative = (weights / (weights[0] if unit is None else unit)).astype(np.float32)
-    mean = weighted_sum(rows, relative, float(relative.sum(dtype=np.float64)))
-    if not np.isfinite(mean).all():
-        refuse_non_finite(rows)
-        total = float64_sum(rows, weights)
-        mean = (total / float(weights.sum())).astype(np.float32)
-    return mean
+    return weighted_sum(rows, relative, float(relative.sum(dtype=np.float64)))
