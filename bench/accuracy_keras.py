@@ -21,7 +21,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 
-from aggregator_core import weighted_mean
+from aggregator_core import Layout, weighted_mean
 from bench.tables import report
 from data_shards.build import build
 from data_shards.datasets import load_dataset
@@ -65,19 +65,21 @@ def main() -> None:
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    vector = artifacts.initial()
+    # Keras's model has no ranges of activations: those stand behind the weights.
+    trained = Layout(tuple(it for it in artifacts.layout.tensors if it.kind != "state"))
+    vector = artifacts.initial()[: trained.size]
     rows = []
     for round_ in range(options.rounds + 1):
         started = time.perf_counter()
         if round_:
             updates = []
             for x, y in examples:
-                model.set_weights(list(artifacts.layout.split(vector).values()))
+                model.set_weights(list(trained.split(vector).values()))
                 model.fit(x, y, batch_size=artifacts.batch_size, epochs=options.epochs, verbose=0)
                 updates.append(flat(model))
             vector = weighted_mean(updates, [len(y) for _, y in examples])
         seconds = time.perf_counter() - started
-        model.set_weights(list(artifacts.layout.split(vector).values()))
+        model.set_weights(list(trained.split(vector).values()))
         loss, accuracy = model.evaluate(dataset.x_test, dataset.y_test, batch_size=1000, verbose=0)
         rows.append(
             {
