@@ -76,8 +76,7 @@ class StalenessWeighted(_Mean):
 
     def _combine(self, received: Received) -> F32:
         ages = read(self.name, "staleness", received.reports)
-        weights = [int(count) * (1.0 + age) ** -self.exponent for count, age in zip(received.counts, ages, strict=True)]
-        return weighted_average(received.rows, np.array(weights))
+        return weighted_average(received.rows, received.counts * power(1.0 + ages, -self.exponent))
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,22 @@ class QFedAvg(_Mean):
         trained = self.trained(received.rows)
         # A loss of zero to a power below zero is no number; the paper's code adds the same.
         losses = losses + 1e-10
-        weights = examples * losses**self.q
-        curvature = self.q * losses ** (self.q - 1) * finite_norms(trained) ** 2 / self.learning_rate
+        # Relative to the largest, powers do not leave float64; numerator and divisor are scaled alike.
+        largest = float(losses.max())
+        weights = examples * power(losses / largest, self.q)
+        norms = finite_norms(trained)
+        curvature = (self.q / largest) * power(losses / largest, self.q - 1) * norms * norms / self.learning_rate
         divisor = float(np.cumsum(weights + examples * curvature)[-1])
         total = (float64_sum(trained, weights) / divisor).astype(np.float32)
         return finite(self.name, joined(total, received.rows, examples))
+
+
+def power(base: F64, exponent: float) -> F64:
+    """Powers of positive numbers to 32 bits, shape (n,): in the last of 53 bits C libraries differ."""
+    values = np.array([math.pow(value, exponent) for value in base])
+    mantissas, exponents = np.frexp(values)
+    rounded: F64 = np.ldexp(np.rint(np.ldexp(mantissas, 32)), exponents - 32)
+    return rounded
 
 
 def read(rule: str, field: str, reports: Sequence[Report] | None) -> F64:

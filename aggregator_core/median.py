@@ -21,7 +21,7 @@ from aggregator_core.sums import weighted_average
 from aggregator_core.updates import F32, refuse_non_finite
 
 #: Operations on rows up to which a network is faster than numpy's sort, where that is vectorized.
-NETWORK_COST_MAX = 400
+NETWORK_COST_MAX = 1_200
 #: Values that are worked on at a time, n rows together: a small board's second-level cache.
 VALUES = 262_144
 #: Columns a block: fewer cost more calls than arithmetic, more do not stay in a cache.
