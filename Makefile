@@ -90,6 +90,10 @@ bench-training: setup setup-models ## measure the trainer's speed and memory bes
 bench-codecs: setup ## measure codecs of updates: bytes and accuracy beside float32's; writes bench/results/
 	@$(BIN)/python -m bench.codecs
 
+.PHONY: bench-aggregate
+bench-aggregate: setup ## measure aggregation rules beside numpy and a copy of the updates; writes bench/results/
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.aggregate
+
 .PHONY: lint
 lint: setup-test ## ruff: style and likely mistakes
 	@$(BIN)/ruff check .
