@@ -22,17 +22,10 @@ from aggregator_core.updates import F32, refuse_non_finite
 
 #: Operations on rows up to which a network is faster than numpy's sort, where that is vectorized.
 NETWORK_COST_MAX = 1_200
-#: Values that are worked on at a time, n rows together: a small board's second-level cache.
-VALUES = 262_144
-#: Columns a block: fewer cost more calls than arithmetic, more do not stay in a cache.
-COLUMNS_MIN, COLUMNS_MAX = 8_192, 16_384
-#: Columns that are transposed and sorted at a time.
-SORTED_COLUMNS = 512
-
-
-def columns_of(n: int) -> int:
-    """Columns a block of n rows."""
-    return min(COLUMNS_MAX, max(COLUMNS_MIN, VALUES // n))
+#: Columns that go through a network at a time: fewer cost more calls than arithmetic, more do not stay in a cache.
+COLUMNS = 16_384
+#: Columns that are sorted at a time, and of these, that are transposed at a time.
+SORTED_COLUMNS, TRANSPOSED_COLUMNS = 4_096, 512
 
 
 def arranged(rows: Sequence[F32], network: Sequence[Comparator]) -> Iterator[tuple[slice, list[F32]]]:
@@ -43,32 +36,40 @@ def arranged(rows: Sequence[F32], network: Sequence[Comparator]) -> Iterator[tup
         network: For n rows.
 
     Yields:
-        Where the block stands, and n arrays of shape (b,), which are overwritten by the next block.
+        Where the block stands, and n arrays of shape (b,), which the next block overwrites. One that the network has
+        not touched is the row's own memory: only those that it has may be overwritten.
 
     Raises:
         RefusedUpdateError: A value is not finite.
     """
     n, size = len(rows), rows[0].size
-    width = min(columns_of(n), size)
-    work = np.empty((n + 1, width), np.float32)
     sort = cost(network) > NETWORK_COST_MAX
+    width = min(SORTED_COLUMNS if sort else COLUMNS, size)
+    work = np.empty((n + 1, width), np.float32)
     for start in range(0, size, width):
         stop = min(start + width, size)
         block = work[:, : stop - start]
-        for target, row in zip(block[:n], rows, strict=True):
-            np.copyto(target, row[start:stop])
-        if not np.isfinite(block[:n]).all():
-            refuse_non_finite(rows)
+        parts = [row[start:stop] for row in rows]
         if sort:
-            for first in range(0, stop - start, SORTED_COLUMNS):
-                part = block[:n, first : first + SORTED_COLUMNS]
-                columns = np.ascontiguousarray(part.T)
-                columns.sort(axis=1)
-                np.copyto(part, columns.T)
-        parts = list(block[:n])
-        if not sort:
-            apply(network, parts, block[n])
+            parts = sort_columns(parts, block[:n])
+        else:
+            apply(network, parts, list(block))
+        # A NaN comes out of every comparator that it goes into, and a sort puts it last.
+        if not (np.isfinite(parts[0]).all() and np.isfinite(parts[-1]).all()):
+            refuse_non_finite(rows)
         yield slice(start, stop), parts
+
+
+def sort_columns(parts: Sequence[F32], block: F32) -> list[F32]:
+    """The rows of a block, shape (n, b), after its columns, copied from n parts of shape (b,), have been sorted."""
+    for target, part in zip(block, parts, strict=True):
+        np.copyto(target, part)
+    for first in range(0, block.shape[1], TRANSPOSED_COLUMNS):
+        piece = block[:, first : first + TRANSPOSED_COLUMNS]
+        columns = np.ascontiguousarray(piece.T)
+        columns.sort(axis=1)
+        np.copyto(piece, columns.T)
+    return list(block)
 
 
 def blockwise(rows: Sequence[F32], network: Sequence[Comparator], combine: Callable[[list[F32]], F32]) -> F32:

@@ -10,7 +10,7 @@ volume 3, 5.2.2, algorithm M (merge exchange), for any n.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ def extremes_outward(n: int, f: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def prune(pairs: Sequence[tuple[int, int]], wanted: range) -> tuple[Comparator, ...]:
+def prune(pairs: Sequence[tuple[int, int]], wanted: Iterable[int]) -> tuple[Comparator, ...]:
     """Without the comparators and the halves of comparators on which no wanted row depends."""
     live = set(wanted)
     kept: list[Comparator] = []
@@ -79,34 +79,43 @@ def cost(network: Sequence[Comparator]) -> int:
 
 @lru_cache(maxsize=64)
 def sorting(n: int, first: int, stop: int) -> tuple[Comparator, ...]:
-    """The network that puts the values of ranks first to stop - 1, of which 0 is the smallest, into these rows."""
-    return prune(merge_exchange(n), range(first, stop))
+    """The network that puts the values of ranks first to stop - 1, of which 0 is the smallest, into these rows.
+
+    The smallest and the largest values come to their rows too: there, what is not finite is seen.
+    """
+    return prune(merge_exchange(n), {0, *range(first, stop), n - 1})
 
 
 @lru_cache(maxsize=64)
 def trimming(n: int, f: int) -> tuple[Comparator, ...]:
-    """The cheaper network after which rows f to n - f - 1 hold all but the f smallest and the f largest values."""
-    middle = range(f, n - f)
-    return min(prune(extremes_outward(n, f), middle), prune(merge_exchange(n), middle), key=cost)
+    """The cheaper network after which rows f to n - f - 1 hold all but the f smallest and the f largest values.
+
+    The smallest and the largest values come to the ends, as with `sorting`; so f is at least one.
+    """
+    wanted = {0, *range(f, n - f), n - 1}
+    return min(prune(extremes_outward(n, max(1, f)), wanted), prune(merge_exchange(n), wanted), key=cost)
 
 
-def apply(network: Sequence[Comparator], rows: list[F32], spare: F32) -> None:
+def apply(network: Sequence[Comparator], rows: list[F32], pool: list[F32]) -> None:
     """Run a network.
 
     Args:
         network: From `sorting` or `trimming` for n rows.
-        rows: n arrays of shape (b,), float32, without NaN, overwritten. The list is reordered: a row may be another
-            array afterwards.
-        spare: Shape (b,), float32, overwritten.
+        rows: n arrays of shape (b,), float32; they are not modified. The list gets the results in their places; a row
+            that no comparator has touched stays what it is.
+        pool: n + 1 arrays of shape (b,), float32, overwritten, in which results are; the list is used up.
     """
     minimum, maximum = np.minimum, np.maximum
+    own = [False] * len(rows)
     for i, j, low, high in network:
         a, b = rows[i], rows[j]
-        if low and high:
-            minimum(a, b, out=spare)
-            maximum(a, b, out=b)
-            rows[i], spare = spare, a
-        elif low:
-            minimum(a, b, out=a)
-        else:
-            maximum(a, b, out=b)
+        # In place where there is a row of ours to overwrite; the first result of two must leave both inputs alone.
+        if low:
+            rows[i] = pool.pop() if high or not own[i] else a
+            minimum(a, b, out=rows[i])
+        if high:
+            rows[j] = b if own[j] else pool.pop()
+            maximum(a, b, out=rows[j])
+        if low and high and own[i]:
+            pool.append(a)
+        own[i], own[j] = own[i] or low, own[j] or high

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Case:
         title: What is measured.
         run: Does it once.
         obvious: The same with the obvious numpy; None: not measured.
+        beside: What that is.
         copies: Target for `copy / it`.
         times: Target for `obvious / it`.
     """
@@ -60,6 +62,7 @@ class Case:
     title: str
     run: Run
     obvious: Run | None = None
+    beside: str = ""
     copies: float | None = None
     times: float | None = None
 
@@ -130,21 +133,26 @@ def cases_of(stack: F32) -> list[Case]:
     average: Run | None = (lambda: np.average(stack, axis=0, weights=counts)) if small else None
     mean: Run | None = (lambda: stack.mean(0)) if small else None
     cases = [
-        Case("mean, counts that differ", lambda: weighted_mean(stack, counts), average, one),
-        Case("mean, equal counts", lambda: weighted_mean(stack, [100] * n), mean, one),
-        Case("stream", lambda: streamed(stack, counts, False), average, 0.7 if judged else None),
-        Case("stream of checked updates", lambda: streamed(stack, counts, True), average, 0.7 if judged else None),
+        Case("mean, counts that differ", lambda: weighted_mean(stack, counts), average, "np.average", one),
+        Case("mean, equal counts", lambda: weighted_mean(stack, [100] * n), mean, "np.mean", one),
+        Case("stream", lambda: streamed(stack, counts, False), average, "np.average", 0.7 if judged else None),
+        Case(
+            "stream of checked updates",
+            lambda: streamed(stack, counts, True),
+            average,
+            "np.average",
+            0.7 if judged else None,
+        ),
     ]
     for name in RULES:
         rule = make_rule(name)
         if name == "fedavg" or rule.tolerates(n) < rule.required:
             continue
-        obvious = OBVIOUS.get(name) if small else None
-        beside = None if obvious is None else (lambda run=obvious[1]: run(stack))
+        beside, obvious = OBVIOUS.get(name, ("", None)) if small else ("", None)
+        run = None if obvious is None else partial(obvious, stack)
         network = name in {"median", "trimmed_mean"} and size == MILLION and n in {16, 64}
-        cases.append(
-            Case(name, lambda it=rule: it.aggregate(stack, counts, reports), beside, times=4.0 if network else None)
-        )
+        own = partial(rule.aggregate, stack, counts, reports)
+        cases.append(Case(name, own, run, beside, times=4.0 if network else None))
     return cases
 
 
@@ -186,7 +194,7 @@ def rows_of(n: int, size: int, turns: int) -> list[dict[str, Any]]:
                 "ms": round(took * 1e3, 3),
                 "GB/s": round(stack.nbytes / took / 1e9, 2),
                 "copy / it": round(ratio, 3),
-                "obvious": OBVIOUS[case.title][0] if others and case.title in OBVIOUS else "np.mean" if others else "",
+                "obvious": case.beside if others else "",
                 "obvious / it": "" if times is None else round(times, 2),
                 "target": "".join(wanted),
                 "reached": "".join("yes" if it else "NO" for it in reached),

@@ -25,15 +25,17 @@ def test_extremes_come_to_the_ends(n: int) -> None:
 @pytest.mark.parametrize("n", range(1, 66))
 def test_pruned_networks_give_the_wanted_ranks(n: int) -> None:
     columns = np.random.default_rng(n).integers(-9, 9, size=(n, 200)).astype(np.float32)
+    columns.flags.writeable = False
     ordered = np.sort(columns, axis=0)
     for first, stop in ((0, n), ((n - 1) // 2, n // 2 + 1), (0, 1), (n - 1, n)):
-        rows = list(columns.copy())
-        apply(sorting(n, first, stop), rows, np.empty(200, np.float32))
+        rows = list(columns)
+        apply(sorting(n, first, stop), rows, list(np.empty((n + 1, 200), np.float32)))
         np.testing.assert_array_equal(rows[first:stop], ordered[first:stop])
     for f in {0, min(1, (n - 1) // 2), (n - 1) // 2}:
-        rows = list(columns.copy())
-        apply(trimming(n, f), rows, np.empty(200, np.float32))
+        rows = list(columns)
+        apply(trimming(n, f), rows, list(np.empty((n + 1, 200), np.float32)))
         np.testing.assert_array_equal(np.sort(rows[f : n - f], axis=0), ordered[f : n - f])
+        np.testing.assert_array_equal([rows[0], rows[-1]], ordered[[0, -1]])
 
 
 def test_networks_have_the_known_numbers_of_comparators() -> None:
