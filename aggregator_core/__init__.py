@@ -1,7 +1,7 @@
 """The arithmetic of federated learning on flat numpy vectors: no I/O, no clock, no global random source.
 
 What every peer needs is here. Aggregation rules are in `aggregator_core.rules`, server optimizers in
-`aggregator_core.server_optimizers`, codecs of updates in `aggregator_core.codecs`: a peer loads only what its run names.
+`aggregator_core.server_optimizers`, codecs of updates in `aggregator_core.codecs`: they need not be loaded otherwise.
 """
 
 from aggregator_core.checks import RefusedUpdateError, check_counts, check_update, l2_norm

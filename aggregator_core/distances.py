@@ -49,7 +49,7 @@ def gram(rows: Sequence[F32]) -> F64:
     total = np.zeros((n, n), np.float64)
     width = min(size, max(COLUMNS_MIN, min(COLUMNS_MAX, VALUES // n)))
     integers, scaled = np.empty((n, width), np.float64), np.empty((n, width), np.float32)
-    for start in range(0, size, max(1, width)):
+    for start in range(0, size, width):
         stop = min(start + width, size)
         block, parts = integers[:, : stop - start], scaled[:, : stop - start]
         for row, factor, part in zip(rows, factors, parts, strict=True):
@@ -65,8 +65,6 @@ def gram(rows: Sequence[F32]) -> F64:
 
 def _shift(row: F32) -> int:
     """The power of two that brings the largest magnitude to at most 2**BITS; raises RefusedUpdateError."""
-    if row.size == 0:
-        return 0
     low, high = float(row.min()), float(row.max())
     if not (-np.inf < low and high < np.inf):
         refuse_non_finite([row])

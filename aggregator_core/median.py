@@ -83,11 +83,14 @@ def blockwise(rows: Sequence[F32], network: Sequence[Comparator], combine: Calla
 def middle(parts: Sequence[F32]) -> F32:
     """The median of parts whose middle rows hold the middle order statistics; shape (b,), float32."""
     n = len(parts)
-    half = np.float32(0.5)
-    # Halves are summed: a sum of two large values would leave float32. Zero is added because a network does not say
-    # which of -0.0 and 0.0 comes out.
-    median: F32 = parts[(n - 1) // 2] * half + parts[n // 2] * half + np.float32(0)
-    return median
+    # Zero is added because a network does not say which of -0.0 and 0.0 comes out.
+    zero, half = np.float32(0), np.float32(0.5)
+    if n % 2:
+        single: F32 = parts[n // 2] + zero
+        return single
+    # Halves are summed: a sum of two large values would leave float32.
+    mean: F32 = parts[n // 2 - 1] * half + parts[n // 2] * half + zero
+    return mean
 
 
 def coordinate_median(rows: Sequence[F32]) -> F32:

@@ -87,6 +87,8 @@ class Rule(abc.ABC):
         rows, exact = rows_of(updates, counts)
         if reports is not None and len(reports) != len(rows):
             raise RefusedUpdateError(f"{len(rows)} updates but {len(reports)} reports")
+        if rows[0].size == 0:
+            raise RefusedUpdateError("updates have no values")
         if self.trained_size is not None and self.trained_size > rows[0].size:
             raise RefusedUpdateError(f"updates have {rows[0].size} values, of which {self.trained_size} are trained")
         self.check(len(rows))

@@ -249,6 +249,7 @@ def test_what_does_not_fit_together_is_refused(name: str) -> None:
         ([*it[:8], it[8][:4]], counts_of(9), REPORTS[:9], r"shape is \[4\], the first update's is \[5\]"),
         (it[:, None], counts_of(9), REPORTS[:9], "shape is"),
         (np.ascontiguousarray(it[:, :3]), counts_of(9), REPORTS[:9], "3 values, of which 4 are trained"),
+        (it[:, :0], counts_of(9), REPORTS[:9], "updates have no values"),
         (it, [0] * 9, REPORTS[:9], "not a positive integer"),
     ]
     for values, counts, reports, message in cases:
@@ -473,3 +474,16 @@ def test_unknown_names_are_refused() -> None:
     for size in (0, True, 1.0):
         with pytest.raises(ParameterError, match="trained_size is"):
             make_rule("krum", trained_size=size)  # type: ignore[arg-type]
+
+
+def test_the_smallest_value_is_its_own_median() -> None:
+    row = np.array([1e-45, -1e-45], np.float32)
+    for n in (1, 3):
+        np.testing.assert_array_equal(make_rule("median", byzantine=0).aggregate([row] * n, [1] * n), row)
+
+
+def test_iterations_end_where_they_are_told_to() -> None:
+    it = drawn(9, 30)
+    once = aggregate(make_rule("geometric_median", iterations=2), it)
+    twice = aggregate(make_rule("geometric_median", iterations=3), it)
+    assert not np.array_equal(once, twice)
