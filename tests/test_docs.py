@@ -111,8 +111,10 @@ def carried_out(command: str, folder: Path) -> str:
     words = shlex.split(command)
     main = str(ROOT / ".venv/bin/python")
     if words[0] == "make":
-        plan = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        words = shlex.split(plan.splitlines()[-1])
+        # Within another make it would say which folder it enters and leaves.
+        plan = ["make", "-n", "--no-print-directory", *words[1:]]
+        said = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        words = shlex.split(said.splitlines()[-1])
         words[0] = {".venv/bin/python": main, ".venv-models/bin/python": sys.executable}[words[0]]
         # Both have a place in the project for it.
         if "models.export" in words:
