@@ -83,6 +83,7 @@ class Trainer(Protocol):
         seed: int,
         cancelled: Callable[[], bool],
         proximal: float = 0.0,
+        correction: F32 | None = None,
     ) -> TrainingResult:
         """Train from `weights` (shape (p,), not modified) on x (n, ...) and y (n,).
 
@@ -97,10 +98,14 @@ class Trainer(Protocol):
             seed: Of the order of the examples and of what dropout drops.
             cancelled: Asked before each batch.
             proximal: The strength mu of FedProx's term mu / 2 * |w - weights|^2 (Li et al. 2020).
+            correction: Added to the gradient of every step, before clipping and optimizer: shape (t,), float32, finite,
+                t values of weights that gradients train; not modified. None: nothing. SCAFFOLD's c - c_i (Karimireddy
+                et al. 2020).
 
         Raises:
             Cancelled: `cancelled()` was true between two batches.
             TrainingDivergedError: The result is not finite.
+            ValueError: `correction` has another shape or dtype, or a value that is not finite.
         """
 
     def evaluate(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:

@@ -81,12 +81,12 @@ class StepTrainer:
         seed: int,
         cancelled: Callable[[], bool],
         proximal: float = 0.0,
+        correction: F32 | None = None,
     ) -> TrainingResult:
         """See `Trainer.train`."""
         started = time.perf_counter()
         examples, batch = len(y), self._artifacts.batch_size
         rng = random.Random(seed)
-        trained = self._shapes["correction"][0]
         inputs: dict[str, Any] = {
             "weights": weights,
             "x": np.zeros((batch, *self._artifacts.input_shape), np.uint8),
@@ -94,8 +94,7 @@ class StepTrainer:
             "sample_weight": np.ones(batch, np.float32),
             "learning_rate": np.float32(learning_rate),
             "proximal": np.float32(proximal),
-            # The constant part of the gradient of the proximal term.
-            "correction": np.float32(-proximal) * weights[:trained],
+            "correction": self._constant(weights, proximal, correction),
         }
         if "slots" in self._shapes:
             inputs["slots"] = np.zeros(self._shapes["slots"], np.float32)
@@ -130,6 +129,22 @@ class StepTrainer:
                 f"loss or weights are not finite with learning_rate {learning_rate:g}; choose a smaller one"
             )
         return TrainingResult(np.array(current, np.float32), loss, examples, steps, time.perf_counter() - started)
+
+    def _constant(self, weights: F32, proximal: float, correction: F32 | None) -> F32:
+        """What is added to every gradient, shape (t,), float32."""
+        size = self._artifacts.layout.trained_size
+        # The constant part of the gradient of the proximal term.
+        constant: F32 = np.float32(-proximal) * weights[:size]
+        if correction is None:
+            return constant
+        if correction.shape != (size,) or correction.dtype != np.float32:
+            raise ValueError(
+                f"correction is {correction.dtype}{list(correction.shape)}, the model trains float32[{size}]: leave "
+                "the state out"
+            )
+        if not np.isfinite(correction).all():
+            raise ValueError("correction has values that are not finite: begin with controls of zero")
+        return constant + correction
 
     def evaluate(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:
         """See `Trainer.evaluate`."""
