@@ -16,6 +16,7 @@ from aggregator_core.layout import Layout, LayoutError
 from edge_peer.errors import ResourceError
 from edge_peer.protocol.topics import is_name
 from edge_peer.trainers.interface import F32
+from edge_peer.trainers.optimizer import LocalOptimizer
 
 FORMAT = 2
 #: What a model is made for that does not say.
@@ -43,6 +44,7 @@ class ModelArtifacts:
         input_shape: Of one example, uint8.
         initial_sha256: Digest of the initial weights as a flat little-endian float32 vector.
         learning_rate: What the model was compiled with.
+        optimizer: Likewise.
         dataset: What it is made for, as `python -m data_shards --dataset` takes it; the demo's default.
         files: Digest of each file that was exported. Two of them every board needs; which others, depends on it.
     """
@@ -57,6 +59,7 @@ class ModelArtifacts:
     evaluation_batch_size: int
     initial_sha256: str
     learning_rate: float
+    optimizer: LocalOptimizer
     dataset: str
     files: dict[str, str]
 
@@ -114,6 +117,10 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
     model_id = fields.get("model_id")
     if not isinstance(model_id, str) or not is_name(model_id):
         raise _error(path, f"model_id is {model_id!r}, not a name")
+    try:
+        optimizer = LocalOptimizer.from_json(fields.object("optimizer"))
+    except ValueError as error:
+        raise _error(path, str(error)) from None
     vector = _initial(folder / "initial.safetensors", layout)
     return ModelArtifacts(
         folder=folder,
@@ -126,6 +133,7 @@ def load_artifacts(folder: Path) -> ModelArtifacts:
         evaluation_batch_size=fields.integer("evaluation_batch_size", 1, 65_536),
         initial_sha256=hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest(),
         learning_rate=fields.positive("learning_rate", 1e3),
+        optimizer=optimizer,
         dataset=fields.text("dataset", DATASET),
         files=files,
     )
