@@ -78,7 +78,7 @@ def new_control(own: F32, server: F32, change: F32, steps: float, learning_rate:
             raise ParameterError(f"scaffold: {name} is {value!r}, not a number above 0")
     length = float(steps) * float(learning_rate)
     limits = np.finfo(np.float32)
-    if not limits.tiny <= length <= limits.max:
+    if not float(limits.tiny) <= length <= float(limits.max):
         raise ParameterError(
             f"scaffold: steps * learning_rate is {length:g}, not within float32; choose another learning rate"
         )
