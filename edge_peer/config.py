@@ -11,9 +11,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from aggregator_core.rules import RULES
+from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config_relations import relations, short
 from edge_peer.errors import ConfigError
-from edge_peer.protocol.messages import STRATEGIES, RunSettings
+from edge_peer.protocol.messages import PRIVACY, STRATEGIES, RunSettings
 from edge_peer.protocol.settings import Timing
 from edge_peer.trainers.backends import BACKENDS
 
@@ -214,6 +216,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "run.fraction": (0.001, 1),
     "run.seed": (0, 2**53 - 1),
     "run.update_norm_max": (0, 1e30),
+    "run.privacy_clip": (1e-9, 1e9),
+    "run.privacy_noise": (1e-3, 1e6),
+    "run.privacy_delta": (1e-12, 0.5),
     "timing.grace_s": (0, 600),
     "timing.lease_s": (0.1, 3600),
     "timing.settle_s": (0, 60),
@@ -227,6 +232,9 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 CHOICES: dict[str, frozenset[str]] = {
     "run.strategy": STRATEGIES,
+    "run.rule": frozenset(RULES),
+    "run.server_optimizer": frozenset(OPTIMIZERS) | {"none"},
+    "run.privacy": PRIVACY,
     "trainer.backend": BACKENDS,
     "log.level": LEVELS,
 }
@@ -308,6 +316,8 @@ def _value(where: str, value: Any, hint: Any, folder: Path) -> Any:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ValueError("must be a list of texts")
         return tuple(value)
+    if get_origin(hint) is dict:
+        return _numbers(value)
     if hint is bool:
         if not isinstance(value, bool):
             raise ValueError("must be true or false")
@@ -334,6 +344,15 @@ def _value(where: str, value: Any, hint: Any, folder: Path) -> Any:
         raise ValueError(f"must be a path that leads somewhere ({error})") from None
 
 
+def _numbers(value: Any) -> dict[str, float]:
+    """A table of numbers, such as parameters of a rule; what they may be is a relation to the rule."""
+    if not isinstance(value, dict) or not all(
+        isinstance(it, int | float) and not isinstance(it, bool) and abs(it) <= 1e15 for it in value.values()
+    ):
+        raise ValueError("must be a table of numbers, such as { byzantine = 1 }")
+    return dict(value)
+
+
 def to_toml(config: Config) -> str:
     """The configuration in effect, defaults included, as a TOML file."""
     lines = []
@@ -354,6 +373,8 @@ def literal(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {literal(item)}" for key, item in value.items()) + " }" if value else "{}"
     if isinstance(value, tuple):
         return f"[{', '.join(literal(item) for item in value)}]"
     # JSON's escapes are TOML's, but for one control character that JSON leaves as it is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from edge_peer.config_aggregation import aggregation_relations
 from edge_peer.protocol.topics import is_name
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def relations(config: Config) -> Iterator[Relation]:
             ("run.strategy", "run.fraction"),
             f'[run] fraction = {run.fraction:g} has no effect with strategy = "all": choose "fraction"',
         )
+    yield from aggregation_relations(config)
 
 
 def _roster_relations(config: Config) -> Iterator[Relation]:

@@ -21,7 +21,7 @@ from docs.tables import BLOCK, renewed
 from edge_peer.__main__ import parser as edge_peer_parser
 from edge_peer.config import load_config
 from edge_peer.errors import ResourceError
-from edge_peer.shell.daemon import load_resources
+from edge_peer.shell.resources import load_resources
 
 ROOT = Path(__file__).parent.parent
 OWN_MODEL = ROOT / "docs/bring-your-own-model.md"

@@ -8,7 +8,7 @@ from edge_peer.config import Config
 from edge_peer.errors import BrokerError, EdgePeerError
 from edge_peer.operator.session import Session
 from edge_peer.protocol.topics import UPDATE
-from edge_peer.shell.daemon import load_resources
+from edge_peer.shell.resources import load_resources
 from edge_peer.shell.store import Store
 from edge_peer.trainers.artifacts import load_artifacts
 from edge_peer.trainers.backends import make_trainer

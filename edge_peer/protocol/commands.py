@@ -44,6 +44,13 @@ class PublishModel:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishDelta:
+    """Publish what the last `Aggregate` has changed, for whoever holds the model before it; not retained."""
+
+    ref: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
 class ClearModel:
     """Clear this peer's retained model."""
 
@@ -85,10 +92,16 @@ class KeepUpdates:
 
 @dataclass(frozen=True, slots=True)
 class StartTraining:
-    """Train on the own shard from the base model; answers with TrainingDone, then LocalEvaluated, or TrainingFailed."""
+    """Train on the own shard from the base model; answers with TrainingDone, then LocalEvaluated, or TrainingFailed.
+
+    Attributes:
+        after: Digest of the own update that was counted last, whose memory this training begins with; None: begins
+            without one. All memories but this one are of no use any more.
+    """
 
     key: TrainingKey
     settings: RunSettings
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +119,30 @@ class CancelTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class Contribution:
+    """One of the updates that are combined: its offer says what is known of it."""
+
+    peer: str
+    offer: UpdateOffer
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Combine the kept updates; answers with AggregateReady or AggregateFailed.
 
     Attributes:
-        updates: (peer, digest, examples), sorted by peer, so that every controller computes the same bytes.
+        updates: Sorted by peer, so that every controller computes the same bytes.
+        settings: How.
+        population: Examples of all peers that could have trained.
     """
 
     term: int
     run_id: str
     round: int
     base: str
-    updates: tuple[tuple[str, str, int], ...]
+    updates: tuple[Contribution, ...]
+    settings: RunSettings
+    population: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +208,7 @@ Command = (
     | Unsubscribe
     | Publish
     | PublishModel
+    | PublishDelta
     | ClearModel
     | PublishUpdate
     | SaveState

@@ -52,6 +52,9 @@ class Context:
         self.train_able = True
         self.note = ""
         self.failed_note = ""
+        #: Digest of a model that this peer has not and cannot make of what it has.
+        self.needs: str | None = None
+        self._lacking: tuple[RunRecord | None, str] = (None, "")
         #: What the presence said last, of what can change.
         self._said: tuple[object, ...] = ()
         self._unsaved = False
@@ -105,11 +108,12 @@ class Context:
     def presence(self, online: bool = True) -> Presence:
         """This peer's presence as it is now."""
         settings = self.settings
+        lacking = self.lacking()
         return Presence(
             session=settings.session,
             online=online,
-            control=settings.control,
-            train=settings.train and self.train_able and not self.failed_note,
+            control=settings.control and not lacking,
+            train=settings.train and self.train_able and not self.failed_note and not lacking,
             score=settings.score,
             parts=settings.score_parts,
             examples=settings.examples,
@@ -121,8 +125,19 @@ class Context:
             election=self.election_term,
             elected=self.state.elected_term,
             finished=self.state.finished,
-            note=self.note or self.failed_note,
+            note=self.note or lacking or self.failed_note,
+            needs=self.needs,
         )
+
+    def lacking(self) -> str:
+        """What the unfinished run asks for that this peer cannot do; empty: nothing."""
+        run = self.run
+        if run is not self._lacking[0]:
+            text = self.settings.aggregation.lacking(run.settings) if run is not None else ""
+            self._lacking = (run, text[:300])
+            if text:
+                self.log(f"takes no part in run {run.run_id if run else ''}: {text}", "WARNING")
+        return self._lacking[1] if run is not None and not self.is_finished(run) else ""
 
     def publish_presence(self, always: bool = False) -> None:
         """Publish the presence if it says something new.
@@ -135,6 +150,8 @@ class Context:
             self.train_able,
             self.note,
             self.failed_note,
+            self.lacking(),
+            self.needs,
             self.election_term,
             self.state.finished,
         )

@@ -36,7 +36,7 @@ class DocumentReceived:
 
 @dataclass(frozen=True, slots=True)
 class ModelReceived:
-    """A global model arrived whole: digest, size and finite values are checked; the shell keeps its vector."""
+    """A global model arrived, whole or made of a delta: its digest is checked; the shell keeps its vector."""
 
     peer: str
     ref: ModelRef
@@ -68,7 +68,14 @@ class TrainingKey:
 
 @dataclass(frozen=True, slots=True)
 class TrainingDone:
-    """The update is ready and kept by the shell under `digest`; `norm` is its L2 norm."""
+    """The update is ready and kept by the shell under `digest`.
+
+    Attributes:
+        norm: L2 norm of its trained weights' part, where the run's settings bound it.
+        steps: Local optimizer steps.
+        base_loss: Mean loss of the base on the own examples, where the rule asks for it.
+        remembers: The shell keeps a memory with it, for the training after it.
+    """
 
     key: TrainingKey
     digest: str
@@ -76,6 +83,9 @@ class TrainingDone:
     loss: float
     seconds: float
     norm: float = 0.0
+    steps: int = 1
+    base_loss: float | None = None
+    remembers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

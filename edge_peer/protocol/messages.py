@@ -20,6 +20,11 @@ TRAINING = "training"
 FINISHED = "finished"
 STATES = frozenset({WAITING, TRAINING, FINISHED})
 STRATEGIES = frozenset({"all", "fraction", "fastest", "least_used"})
+PRIVACY = frozenset({"none", "central", "local"})
+#: No optimizer: the combined update is added to the model as it is.
+NONE = "none"
+#: The global model goes out as it is, and the broker keeps it.
+WHOLE = "whole"
 SECONDS_MAX = 1e7
 
 
@@ -74,6 +79,18 @@ class RunSettings:
         update_norm_max: Largest L2 norm of an update's change of the trained weights; 0: no bound.
         seed: Of the order in which each trainer sees its examples; the same seed gives the same updates again.
         proximal: Strength of the term that holds local training near the round's model (FedProx); 0: none.
+        scaffold: Correct every local step by control variates, which travel with model and updates (SCAFFOLD).
+        rule: How updates become one: fedavg, median, krum and others, see docs/aggregation.md.
+        rule_parameters: The rule's parameters that are not to have their default, such as `{ byzantine = 2 }`.
+        server_optimizer: What makes the step of the combined update: none, fedavgm, fedadagrad, fedadam or fedyogi.
+        server_parameters: Its parameters that are not to have their default, such as `{ learning_rate = 0.03 }`.
+        codec: How updates are sent: float32, float16, int8, int4 or topk-<fraction>.
+        error_feedback: What the codec has lost of an update is added to the next one.
+        downlink: How the global model is sent: `whole`, or as what has changed, in one of the codecs.
+        privacy: Differential privacy for each peer's data: none, central (the controller adds noise) or local.
+        privacy_clip: Largest L2 norm of an update; longer ones are shortened. With privacy only.
+        privacy_noise: Standard deviation of the noise, as a multiple of twice the clip: of what one peer can change.
+        privacy_delta: Probability with which the epsilon that is told need not hold.
     """
 
     rounds_max: int = 10
@@ -87,10 +104,26 @@ class RunSettings:
     update_norm_max: float = 0.0
     seed: int = 1
     proximal: float = 0.0
+    scaffold: bool = False
+    rule: str = "fedavg"
+    rule_parameters: dict[str, float] = field(default_factory=dict)
+    server_optimizer: str = NONE
+    server_parameters: dict[str, float] = field(default_factory=dict)
+    codec: str = "float32"
+    error_feedback: bool = False
+    downlink: str = WHOLE
+    privacy: str = "none"
+    privacy_clip: float = 1.0
+    privacy_noise: float = 1.0
+    privacy_delta: float = 1e-5
 
     @classmethod
     def read(cls, fields: Fields) -> RunSettings:
-        """Decode from JSON fields; raises RemoteProtocolError."""
+        """Decode from JSON fields; raises RemoteProtocolError.
+
+        Names of rules, optimizers and codecs may be unknown here: whoever reads them can still say so.
+        """
+        plain = cls()
         return cls(
             rounds_max=fields.integer("rounds_max", 1, 1_000_000),
             target_accuracy=fields.number("target_accuracy", 0, 1) if fields.has("target_accuracy") else None,
@@ -103,7 +136,24 @@ class RunSettings:
             update_norm_max=fields.number("update_norm_max", 0, 1e30),
             seed=fields.integer("seed"),
             proximal=fields.number("proximal", 0, 1e6),
+            # A state or a document of an earlier release has none of these.
+            scaffold=fields.flag("scaffold") if fields.has("scaffold") else plain.scaffold,
+            rule=fields.name("rule") if fields.has("rule") else plain.rule,
+            rule_parameters=fields.numbers("rule_parameters") if fields.has("rule_parameters") else {},
+            server_optimizer=fields.name("server_optimizer") if fields.has("server_optimizer") else NONE,
+            server_parameters=fields.numbers("server_parameters") if fields.has("server_parameters") else {},
+            codec=fields.name("codec") if fields.has("codec") else plain.codec,
+            error_feedback=fields.flag("error_feedback") if fields.has("error_feedback") else plain.error_feedback,
+            downlink=fields.name("downlink") if fields.has("downlink") else plain.downlink,
+            privacy=fields.one_of("privacy", PRIVACY) if fields.has("privacy") else plain.privacy,
+            privacy_clip=_positive(fields, "privacy_clip", plain.privacy_clip, 1e9),
+            privacy_noise=_positive(fields, "privacy_noise", plain.privacy_noise, 1e6),
+            privacy_delta=_positive(fields, "privacy_delta", plain.privacy_delta, 0.5),
         )
+
+
+def _positive(fields: Fields, key: str, default: float, maximum: float) -> float:
+    return fields.number(key, 1e-12, maximum) if fields.has(key) else default
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +177,7 @@ class Presence:
         elected: The highest term in which this peer knows an elected controller: it follows none of a lower one.
         finished: The highest number of a run that this peer knows as finished.
         note: Why it refuses to control or to train, when it does.
+        needs: Digest of a global model that it has not and cannot make of what it has.
     """
 
     session: str
@@ -145,6 +196,7 @@ class Presence:
     elected: int = 0
     finished: int = 0
     note: str = ""
+    needs: str | None = None
 
     @classmethod
     def read(cls, fields: Fields) -> Presence:
@@ -166,6 +218,7 @@ class Presence:
             elected=fields.count("elected"),
             finished=fields.count("finished"),
             note=fields.text("note"),
+            needs=fields.digest("needs") if fields.has("needs") else None,
         )
 
 
@@ -247,6 +300,7 @@ class Round:
         accuracy_round: Which round's model that was.
         reports: The final reports, in `finished`.
         complete: All final reports are in, or overdue.
+        epsilon: What the rounds in the model have cost of privacy, at `privacy_delta`; none where none is promised.
     """
 
     session: str
@@ -275,6 +329,7 @@ class Round:
     accuracy_round: int = 0
     reports: dict[str, Report] = field(default_factory=dict)
     complete: bool = False
+    epsilon: float | None = None
 
     @classmethod
     def read(cls, fields: Fields) -> Round:
@@ -306,6 +361,7 @@ class Round:
             accuracy_round=fields.count("accuracy_round"),
             reports={peer: Report.read(report) for peer, report in fields.mapping("reports")},
             complete=fields.flag("complete"),
+            epsilon=fields.number("epsilon", 0, 1e30) if fields.has("epsilon") else None,
         )
         document.check()
         return document
@@ -334,11 +390,13 @@ class UpdateOffer:
         term: Term of the controller that asked for it.
         round: The round that it was made for.
         base: Digest of the global model that the training started from.
-        digest: Digest of the update's vector.
+        digest: Digest of the update's vector, as its payload is decoded; of the control variate's change behind it.
         examples: Training examples that it saw: its weight in the mean.
         codec: How the vector is encoded.
         loss: Mean training loss.
         seconds: How long the training took.
+        steps: Local optimizer steps.
+        base_loss: Mean loss of the base on the sender's examples before it trained, where the rule asks for it.
     """
 
     session: str
@@ -351,6 +409,8 @@ class UpdateOffer:
     codec: str
     loss: float
     seconds: float
+    steps: int = 1
+    base_loss: float | None = None
 
     @classmethod
     def read(cls, fields: Fields) -> UpdateOffer:
@@ -366,6 +426,38 @@ class UpdateOffer:
             codec=fields.name("codec"),
             loss=fields.number("loss", 0, 1e30),
             seconds=fields.number("seconds", 0, SECONDS_MAX),
+            steps=fields.integer("steps", 1, 2**40),
+            base_loss=fields.number("base_loss", 0, 1e30) if fields.has("base_loss") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one round has changed, for whoever holds the model before it: everybody makes the same model of it.
+
+    Attributes:
+        ref: The model that comes of it.
+        base: Digest of the model that it is added to.
+        codec: How the combined update is encoded.
+        optimizer: The server optimizer that makes the step of it; its state is part of the model.
+        parameters: The optimizer's parameters that have not their default.
+    """
+
+    ref: ModelRef
+    base: str
+    codec: str
+    optimizer: str = NONE
+    parameters: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, fields: Fields) -> Delta:
+        """Decode from JSON fields; raises RemoteProtocolError."""
+        return cls(
+            ref=ModelRef.read(fields.object("ref")),
+            base=fields.digest("base"),
+            codec=fields.name("codec"),
+            optimizer=fields.name("optimizer"),
+            parameters=fields.numbers("parameters"),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_peer.protocol.commands import Contribution
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.messages import Presence, RunSettings, UpdateOffer
 from edge_peer.protocol.selection import NOT_PICKED, select, why_not
@@ -55,11 +56,12 @@ class Opening:
     def open(self, settings: RunSettings) -> bool:
         """Open with the peers that are there; False: they are too few."""
         context = self._context
-        chosen = set(select(self.able(), settings, self.used, context.rng)) | set(self.accepted)
+        needed = context.settings.aggregation.updates_needed(settings)
+        chosen = set(select(self.able(), settings, needed, self.used, context.rng)) | set(self.accepted)
         self.missing = self._absent(chosen)
         # What was refused may be offered again, to the new opening.
         self.refused = {}
-        if len(chosen) < settings.updates_min:
+        if len(chosen) < needed:
             self.participants = ()
             return False
         self.participants = tuple(sorted(chosen))
@@ -128,12 +130,17 @@ class Opening:
             if peer != self._context.peer and roster.heard_s(peer) < self.opened_s:
                 roster.suspect(peer, "silent for a whole round")
 
-    def close(self) -> tuple[tuple[str, str, int], ...]:
-        """What is to be merged: (peer, digest, examples), sorted by peer."""
+    def close(self) -> tuple[Contribution, ...]:
+        """What is to be merged, sorted by peer."""
         for peer in self.participants:
             if peer not in self.accepted and peer not in self.refused and peer not in self.missing:
                 self.missing[peer] = "left during the round"
-        return tuple((peer, offer.digest, offer.examples) for peer, offer in sorted(self.accepted.items()))
+        return tuple(Contribution(peer, offer) for peer, offer in sorted(self.accepted.items()))
+
+    def population(self) -> int:
+        """Examples of all peers that can train or have."""
+        examples = {peer: presence.examples for peer, presence in self.able().items()}
+        return sum((examples | {peer: offer.examples for peer, offer in self.accepted.items()}).values())
 
     def count(self) -> None:
         """The accepted updates are in the model now."""

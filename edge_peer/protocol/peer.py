@@ -21,11 +21,11 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.election import Election, choose
-from edge_peer.protocol.messages import Evaluation, Presence, Round, Start, Stop, Vote
+from edge_peer.protocol.messages import Evaluation, Presence, Round, RunSettings, Start, Stop, Vote
 from edge_peer.protocol.rounds import Controller
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState
-from edge_peer.protocol.topics import EVALUATION, MODEL, PRESENCE, ROUND, START, STOP, UPDATE, VOTE
+from edge_peer.protocol.topics import DELTA, EVALUATION, MODEL, PRESENCE, ROUND, START, STOP, UPDATE, VOTE
 from edge_peer.protocol.training import Trainer
 
 OFFLINE = "offline"
@@ -57,7 +57,7 @@ TRANSITIONS: dict[tuple[str, str], str] = {
     (FOLLOWING, "shut down"): STOPPED,
     (LEADING, "shut down"): STOPPED,
 }
-EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, STOP, START)
+EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, DELTA, STOP, START)
 CONTROLLER_READS = (UPDATE, EVALUATION)
 #: So often the same other session is found under this peer's name before the name is given up.
 RIVAL_COMES_BACK = 3
@@ -111,10 +111,10 @@ class Peer:
         return self._context.state
 
     @property
-    def bounds_norms(self) -> bool:
-        """Whether this peer leads a run whose settings bound the norm of updates."""
+    def led(self) -> RunSettings | None:
+        """Settings of the run that this peer leads; None: it leads none."""
         document = self._controller.document if self._controller is not None else None
-        return document is not None and document.settings.update_norm_max > 0
+        return document.settings if document is not None and document.run_id is not None else None
 
     @property
     def controller(self) -> Controller | None:

@@ -19,9 +19,11 @@ from edge_peer.protocol.messages import (
     FINISHED,
     TRAINING,
     WAITING,
+    WHOLE,
     Evaluation,
     ModelRef,
     Round,
+    RunSettings,
     UpdateOffer,
 )
 from edge_peer.protocol.opening import Opening
@@ -79,6 +81,9 @@ class Controller:
         self._run: RunRecord | None = None
         self._base: ModelRef | None = None
         self._published: str | None = None
+        #: The model that the broker keeps whole, and the one of which the shell has a delta.
+        self._whole: str | None = None
+        self._delta: str | None = None
         self._opening = Opening(context)
         self._scores = Scores(context)
         self._deadline_s = float("inf")
@@ -93,6 +98,7 @@ class Controller:
     def on_connected(self) -> None:
         """A new connection: say everything again, and wait for the broker's echo before anything is committed."""
         self._published = None
+        self._whole = None
         self._dirty = True
         self._echo_s = float("-inf")
         if self._base is not None and self.phase in (TRAINING, MERGING, REPORTING):
@@ -115,9 +121,8 @@ class Controller:
     def on_update(self, peer: str, offer: UpdateOffer, problem: str, norm: float) -> None:
         """Take in an update, or refuse it; at most one a peer and round, whatever comes how often."""
         why = self._not_for_this_round(peer, offer)
-        bound = self._run.settings.update_norm_max if self._run is not None else 0.0
-        if not problem and 0 < bound < norm:
-            problem = f"L2 norm {norm:.6g} is above the bound {bound:.6g}"
+        if not problem and self._run is not None:
+            problem = _misfit(offer, norm, self._run.settings)
         if why:
             self._context.log(f"update of {peer} for round {offer.round} not counted: {why}", "DEBUG")
         elif self._opening.take(peer, offer, problem):
@@ -164,6 +169,7 @@ class Controller:
         self._opening.count()
         self._log_commit(ref)
         self._set_base(ref)
+        self._delta = ref.sha256 if self._run.settings.downlink != WHOLE else None
         context.emit(do.KeepUpdates(frozenset()))
         self._enter(TRAINING)
         if ref.round >= self._run.settings.rounds_max:
@@ -204,6 +210,7 @@ class Controller:
                 break
         else:
             raise AssertionError(f"controller in {self.phase} made {STEPS_MAX} steps on one event")
+        self._answer_needs()
         self._say()
 
     @property
@@ -299,9 +306,11 @@ class Controller:
         wanting = [
             peer for peer, it in context.everyone().items() if it.wants_run and peer in able and it.finished >= over
         ]
-        needed = max(settings.min_peers, settings.run.updates_min)
-        if len(wanting) < settings.min_peers or len(able) < settings.run.updates_min:
-            self._wait_because(f"waiting for peers: {len(wanting)} of {needed} want a run and can train")
+        updates = settings.aggregation.updates_needed(settings.run)
+        needed = max(settings.min_peers, updates)
+        if len(wanting) < settings.min_peers or len(able) < updates:
+            why = f", rule {settings.run.rule} needs {updates}" if updates > settings.run.updates_min else ""
+            self._wait_because(f"waiting for peers: {len(wanting)} of {needed} want a run and can train{why}")
             return
         run_id = f"{context.stamp()}-{context.rng.getrandbits(24):06x}"
         # Not below the term: of two runs whose controllers did not know of each other the later one counts.
@@ -351,7 +360,7 @@ class Controller:
         if not self._opening.participants:
             self._open()
             return
-        needed = self._run.settings.updates_min
+        needed = context.settings.aggregation.updates_needed(self._run.settings)
         outstanding = self._opening.outstanding()
         if len(self._opening.accepted) >= needed and (not outstanding or context.now_s >= self._deadline_s):
             self._close(outstanding)
@@ -414,7 +423,8 @@ class Controller:
         settings = self._run.settings
         if not self._opening.open(settings):
             self._deadline_s = float("inf")
-            self._wait_because(f"waiting for trainers: {len(self._opening.able())} of {settings.updates_min}")
+            needed = context.settings.aggregation.updates_needed(settings)
+            self._wait_because(f"waiting for trainers: {len(self._opening.able())} of {needed}")
             return
         self._reason = ""
         self._deadline_s = context.now_s + settings.round_deadline_s
@@ -450,9 +460,12 @@ class Controller:
         self._judge(closing=True)
         if self._ends_early():
             return
-        updates = self._opening.close()
+        updates, run, base = self._opening.close(), self._run, self._base
         self._enter(MERGING)
-        self._context.emit(do.Aggregate(self.term, self._run.run_id, self._base.round + 1, self._base.sha256, updates))
+        population = self._opening.population()
+        self._context.emit(
+            do.Aggregate(self.term, run.run_id, base.round + 1, base.sha256, updates, run.settings, population)
+        )
 
     def _finish(self, reason: str) -> None:
         """The run is over. This is decided once the document is out; a later controller can only repeat it."""
@@ -532,10 +545,29 @@ class Controller:
     def _publish_model(self) -> None:
         """Publish the base, saved first; not before it is here, when another controller committed it."""
         assert self._base is not None
-        if self._published != self._base.sha256 and self._base.sha256 in self._context.models:
-            self._published = self._base.sha256
-            self._context.hold(self._base)
-            self._context.emit(do.PublishModel(self._base, retained=True))
+        assert self._run is not None
+        base = self._base
+        if self._published == base.sha256 or base.sha256 not in self._context.models:
+            return
+        self._published = base.sha256
+        self._context.hold(base)
+        if self._delta == base.sha256:
+            self._context.emit(do.PublishDelta(base))
+        elif self._run.settings.downlink == WHOLE or base.round > 0:
+            # Of a model that another controller has made there is no delta here. The initial model everybody has.
+            self._publish_whole(base)
+
+    def _publish_whole(self, base: ModelRef) -> None:
+        self._whole = base.sha256
+        self._context.emit(do.PublishModel(base, retained=True))
+
+    def _answer_needs(self) -> None:
+        """Publish the base whole when somebody cannot make it of what it has: it has just come, or missed a delta."""
+        base = self._base
+        if base is None or self._published != base.sha256 or self._whole == base.sha256 or not self._has_lease():
+            return
+        if any(presence.needs == base.sha256 for presence in self._context.roster.online().values()):
+            self._publish_whole(base)
 
     def _build(self) -> Round:
         context = self._context
@@ -572,6 +604,9 @@ class Controller:
             accuracy_round=self._scores.round,
             reports=self._scores.reports if state == FINISHED else {},
             complete=self._complete if state == FINISHED else False,
+            epsilon=settings.aggregation.epsilon(run.settings, base.round)
+            if run is not None and base is not None
+            else None,
         )
 
     def _silent(self) -> dict[str, str]:
@@ -602,7 +637,23 @@ class Controller:
             sha256=ref.sha256,
             base=self._base.sha256 if self._base is not None else "",
             **self._opening.summary(),
+            **self._epsilon(ref.round),
         )
+
+    def _epsilon(self, rounds: int) -> dict[str, object]:
+        """For the round log, where privacy is promised."""
+        assert self._run is not None
+        epsilon = self._context.settings.aggregation.epsilon(self._run.settings, rounds)
+        return {} if epsilon is None else {"epsilon": epsilon}
+
+
+def _misfit(offer: UpdateOffer, norm: float, settings: RunSettings) -> str:
+    """What is wrong with an update by the run's settings; empty: nothing."""
+    if offer.codec != settings.codec:
+        return f"codec is {offer.codec}, the run's is {settings.codec}"
+    if 0 < settings.update_norm_max < norm:
+        return f"L2 norm {norm:.6g} is above the bound {settings.update_norm_max:.6g}"
+    return ""
 
 
 def _settings_fields(run: RunRecord) -> dict[str, object]:

@@ -35,6 +35,7 @@ def why_not(presence: Presence, model_digest: str) -> str:
 def select(
     able: Mapping[str, Presence],
     settings: RunSettings,
+    needed: int,
     times_used: Mapping[str, int],
     rng: random.Random,
 ) -> tuple[str, ...]:
@@ -42,7 +43,8 @@ def select(
 
     Args:
         able: Candidates by name.
-        settings: `strategy`, `fraction` and `updates_min`, which the pick never goes below while there are enough.
+        settings: `strategy` and `fraction`.
+        needed: Updates that the round needs: the pick never goes below it while there are enough.
         times_used: How often each trained in this run, as far as the controller knows.
         rng: Breaks ties.
 
@@ -51,7 +53,7 @@ def select(
     """
     wanted = len(able)
     if settings.strategy != "all":
-        wanted = min(len(able), max(settings.updates_min, math.ceil(settings.fraction * len(able))))
+        wanted = min(len(able), max(needed, math.ceil(settings.fraction * len(able))))
     names = sorted(able)
     rng.shuffle(names)
     if settings.strategy == "fastest":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from edge_peer.protocol.aggregation import Aggregation, Mean
 from edge_peer.protocol.messages import RunSettings
 
 
@@ -47,6 +48,7 @@ class PeerSettings:
         min_peers: A run starts when this many want one; without a roster, elections wait for as many.
         initial_sha256: Digest of the model's initial weights.
         run: Settings of the runs that this peer starts as controller.
+        aggregation: Knows how updates are combined.
     """
 
     peer: str
@@ -66,3 +68,4 @@ class PeerSettings:
     run: RunSettings = field(default_factory=RunSettings)
     timing: Timing = field(default_factory=Timing)
     peers_max: int = 1024
+    aggregation: Aggregation = field(default_factory=Mean)

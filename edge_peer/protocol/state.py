@@ -36,6 +36,21 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What a trainer remembers from one update to the next: a codec's residual, a control variate.
+
+    Attributes:
+        run_id: The run.
+        round: The round that the update was made for.
+        digest: Of the update; the memory holds once that has been counted.
+    """
+
+    run_id: str
+    round: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class SavedState:
     """Durable before anything that depends on it is published.
 
@@ -45,6 +60,7 @@ class SavedState:
         run: The newest run that it took part in.
         held: The newest global model on this peer's disk.
         finished: The highest number of a run known as finished.
+        memories: Those on this peer's disk; their files name them.
     """
 
     voted_term: int = 0
@@ -53,10 +69,12 @@ class SavedState:
     run: RunRecord | None = None
     held: ModelRef | None = None
     finished: int = 0
+    memories: tuple[Memory, ...] = ()
 
     def encode(self) -> bytes:
-        """As UTF-8 JSON."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False).encode()
+        """As UTF-8 JSON, without the memories."""
+        fields = {name: value for name, value in asdict(self).items() if name != "memories"}
+        return json.dumps(fields, sort_keys=True, allow_nan=False).encode()
 
     @classmethod
     def decode(cls, payload: bytes) -> SavedState:

@@ -11,6 +11,7 @@ PRESENCE = "presence"
 VOTE = "vote"
 ROUND = "round"
 MODEL = "model"
+DELTA = "delta"
 UPDATE = "update"
 EVALUATION = "evaluation"
 STOP = "stop"
@@ -19,8 +20,8 @@ START = "start"
 #: Kinds that are retained: state, not messages.
 RETAINED = frozenset({PRESENCE, VOTE, ROUND, MODEL, STOP, START})
 #: Kinds whose payload is a safetensors file; all others are small JSON documents.
-TENSORS = frozenset({MODEL, UPDATE})
-KINDS = RETAINED | {UPDATE, EVALUATION}
+TENSORS = frozenset({MODEL, DELTA, UPDATE})
+KINDS = RETAINED | {DELTA, UPDATE, EVALUATION}
 
 ROOT = "fl/v1"
 #: A name is one MQTT topic level and a file name on every system: no wildcard, slash, space or leading dot.

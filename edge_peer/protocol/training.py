@@ -16,10 +16,12 @@ from edge_peer.protocol.events import (
     TrainingFailed,
     TrainingKey,
 )
+from edge_peer.protocol.memories import Memories
 from edge_peer.protocol.messages import (
     FINISHED,
     TRAINING,
     WAITING,
+    WHOLE,
     Evaluation,
     ModelRef,
     Report,
@@ -36,6 +38,7 @@ class Trainer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._memories = Memories(context.peer, context.state.memories)
         self._training: TrainingKey | None = None
         self._update: TrainingDone | None = None
         self._made: TrainingDone | None = None
@@ -74,6 +77,8 @@ class Trainer:
             self._training = None
         self._update = self._made = event
         self._sent = None
+        if event.remembers:
+            self._memories.made(event.key, event.digest)
 
     def on_local(self, event: LocalEvaluated) -> None:
         """The local model's score is known."""
@@ -117,6 +122,7 @@ class Trainer:
             self._stop_training_unless(None)
             return
         self._adopt(document)
+        self._memories.hear(document)
         self._serve(document)
         self._answer_if_missed(document)
         self._try_again_after_failure(document)
@@ -136,9 +142,10 @@ class Trainer:
             self._announce_newer(document, base)
             return
         if base.sha256 not in self._context.models:
-            self._ask_for_model()
+            self._ask_for_model(document, base)
             return
         self._asked_s = None
+        self._context.needs = None
         if taking_part:
             self._context.hold(base, later=True)
         self._keep(base)
@@ -234,9 +241,17 @@ class Trainer:
             self._reported_s = context.now_s
             context.publish_presence(always=True)
 
-    def _ask_for_model(self) -> None:
-        """The model document should have come with the round; if not, the broker still has it."""
+    def _ask_for_model(self, document: Round, base: ModelRef) -> None:
+        """The model should have come with the round; if not, the broker still has it, or the controller is told."""
         context = self._context
+        if document.settings.downlink != WHOLE and context.needs != base.sha256 and not context.lacking():
+            held = context.state.held
+            before = held.round if held is not None and held.run_id == base.run_id else 0
+            waited = self._asked_s is not None and context.now_s >= self._asked_s + context.timing.resend_s
+            if waited or base.round > before + 1:
+                # It will not come of itself: deltas are sent once, and this peer has not what the next is added to.
+                context.needs = base.sha256
+                context.publish_presence()
         if self._asked_s is None:
             self._asked_s = context.now_s
         elif context.now_s >= self._asked_s + context.timing.resend_s:
@@ -284,7 +299,7 @@ class Trainer:
             self._send(controller, document, self._update)
         elif self._training is None and self._failed != key:
             self._training = key
-            context.emit(do.StartTraining(key, document.settings))
+            context.emit(do.StartTraining(key, document.settings, self._memories.before(key)))
 
     def _stop_training_unless(self, key: TrainingKey | None) -> None:
         if self._training is not None and self._training != key:
@@ -309,9 +324,11 @@ class Trainer:
             base=update.key.base,
             digest=update.digest,
             examples=update.examples,
-            codec="float32",
+            codec=document.settings.codec,
             loss=update.loss,
             seconds=update.seconds,
+            steps=update.steps,
+            base_loss=update.base_loss,
         )
         if controller == context.peer:
             self._outbox = (offer, update.norm)

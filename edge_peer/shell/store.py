@@ -13,7 +13,8 @@ from aggregator_core.layout import Layout
 from edge_peer.errors import RemoteProtocolError, ResourceError
 from edge_peer.protocol.messages import ModelRef
 from edge_peer.protocol.state import SavedState
-from edge_peer.shell.payload import F32, decode_model, encode_model
+from edge_peer.shell.global_model import GlobalModel
+from edge_peer.shell.payload import decode_model, encode_model
 
 LOG = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Store:
         self._state: bytes = b""
         self._held: ModelRef | None = None
         self._thread: threading.Thread | None = None
-        self._models: queue.SimpleQueue[tuple[Layout, ModelRef, F32]] = queue.SimpleQueue()
+        self._models: queue.SimpleQueue[tuple[Layout, ModelRef, GlobalModel]] = queue.SimpleQueue()
         self._written = threading.Event()
         self._written.set()
         self._failed: BaseException | None = None
@@ -64,7 +65,7 @@ class Store:
                 "the user that the peer runs as"
             ) from None
 
-    def load(self, layout: Layout) -> tuple[SavedState, F32 | None]:
+    def load(self, layout: Layout) -> tuple[SavedState, GlobalModel | None]:
         """What the last process left; a damaged file is set aside and the peer goes on with the rest."""
         state = SavedState()
         content = self._read(self._state_path)
@@ -76,15 +77,15 @@ class Store:
                 self._set_aside(self._state_path, error)
         content = self._read(self._checkpoint_path)
         held: ModelRef | None = None
-        vector: F32 | None = None
+        model: GlobalModel | None = None
         if content is not None:
             try:
-                held, vector = decode_model(layout, content)
+                held, model = decode_model(layout, content)
                 self._held = held
             except RemoteProtocolError as error:
                 self._set_aside(self._checkpoint_path, error)
         # The checkpoint itself says which model it is; it is written more often than the state.
-        return replace(state, held=held), vector
+        return replace(state, held=held), model
 
     def save_state(self, state: SavedState) -> None:
         """Write the state, unless it is there already; raises ResourceError when the disk does not take it."""
@@ -93,7 +94,7 @@ class Store:
             self._write(self._state_path, content)
             self._state = content
 
-    def save_model(self, layout: Layout, ref: ModelRef, vector: F32) -> None:
+    def save_model(self, layout: Layout, ref: ModelRef, model: GlobalModel) -> None:
         """Begin to write the newest model, unless it is there already; `settle` waits for it.
 
         On a thread of its own: a slow card takes as long as a round, in which the broker wants to be answered.
@@ -108,7 +109,7 @@ class Store:
                 self._thread = threading.Thread(target=self._write_models, name="disk", daemon=True)
                 self._thread.start()
             self._written.clear()
-            self._models.put((layout, ref, vector))
+            self._models.put((layout, ref, model))
 
     def _write_models(self) -> None:
         while True:

@@ -10,13 +10,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from aggregator_core import l2_norm
+from aggregator_core import RefusedUpdateError
+from aggregator_core.parameters import ParameterError
 from data_shards.shard import Shard
 from edge_peer.errors import ResourceError
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import ModelRef, Report, RunSettings
-from edge_peer.shell.payload import F32, digest_of
-from edge_peer.trainers.interface import Cancelled, EvaluationResult, Trainer, TrainingDivergedError
+from edge_peer.shell.global_model import GlobalModel
+from edge_peer.shell.updates import UpdateMaker
+from edge_peer.shell.vectors import Own
+from edge_peer.trainers.interface import F32, Cancelled, EvaluationResult, Trainer, TrainingDivergedError
 
 LOG = logging.getLogger(__name__)
 LOSS_MAX = 1e30
@@ -28,7 +31,8 @@ class TrainJob:
 
     key: ev.TrainingKey
     settings: RunSettings
-    base: F32
+    base: GlobalModel
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ class EvaluateJob:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The update that a training gave: its event, and the vector that the shell keeps."""
+    """The update that a training gave: its event, and what the shell keeps."""
 
     event: ev.TrainingDone
-    change: F32
+    own: Own
 
 
 #: An error instead of a result: without an interpreter or its model this peer cannot go on.
@@ -73,8 +77,8 @@ class Worker:
         shard: This board's data.
         peer: This board's name.
         post: Called on the thread with each result; must be safe to call from it.
+        maker: Makes an update of what training gave; called on the thread.
         evaluate_local: Score the local model after training.
-        trained_size: How many values of the vector gradients train: those that a bound of norms is about; None: all.
     """
 
     def __init__(
@@ -83,15 +87,15 @@ class Worker:
         shard: Shard,
         peer: str,
         post: Callable[[Result], None],
+        maker: UpdateMaker,
         evaluate_local: bool = True,
-        trained_size: int | None = None,
     ) -> None:
         self._make_trainer = make_trainer
         self._shard = shard
         self._peer = peer
         self._post = post
         self._evaluate_local = evaluate_local
-        self._trained_size = trained_size
+        self._maker = maker
         self._jobs: queue.SimpleQueue[tuple[TrainJob | EvaluateJob, threading.Event] | None] = queue.SimpleQueue()
         #: Of each training that waits or runs, what cancels it.
         self._cancels: dict[ev.TrainingKey, threading.Event] = {}
@@ -136,7 +140,7 @@ class Worker:
             except ResourceError as error:
                 self._post(error)
                 return
-            except TrainingDivergedError as error:
+            except (TrainingDivergedError, RefusedUpdateError, ParameterError) as error:
                 self._failed(job, str(error))
             except Exception as error:
                 LOG.exception("%s failed", type(job).__name__)
@@ -159,23 +163,36 @@ class Worker:
         def cancelled() -> bool:
             return cancel.is_set() or self._stopping.is_set()
 
-        shard, key = self._shard, job.key
+        shard, key, settings = self._shard, job.key, job.settings
+        before = self._maker.before(job.after)
+        base_loss = None
+        if settings.rule == "qfedavg":
+            base_loss = _loss(trainer.evaluate(job.base.vector, shard.x_train, shard.y_train, cancelled=cancelled).loss)
+        seed = training_seed(settings.seed, key.round, self._peer)
         result = trainer.train(
-            job.base,
+            job.base.vector,
             shard.x_train,
             shard.y_train,
-            epochs=job.settings.epochs,
-            learning_rate=job.settings.learning_rate,
-            seed=training_seed(job.settings.seed, key.round, self._peer),
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            seed=seed,
             cancelled=cancelled,
-            proximal=job.settings.proximal,
+            proximal=settings.proximal,
+            correction=self._maker.correction(settings, job.base, before),
         )
-        change = result.weights - job.base
-        # Only measured where the run's settings bound it.
-        norm = l2_norm(change[: self._trained_size]) if job.settings.update_norm_max else 0.0
-        loss = _loss(result.loss)
-        done = ev.TrainingDone(key, digest_of(change), result.examples, loss, result.seconds, norm)
-        self._post(Trained(done, change))
+        made = self._maker.make(key, settings, job.base, result, before, seed, job.after)
+        done = ev.TrainingDone(
+            key,
+            made.own.digest,
+            result.examples,
+            _loss(result.loss),
+            result.seconds,
+            made.norm,
+            result.steps,
+            base_loss,
+            made.remembers,
+        )
+        self._post(Trained(done, made.own))
         if self._evaluate_local:
             self._score_local(trainer, key, result.weights)
 
