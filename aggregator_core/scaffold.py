@@ -24,6 +24,9 @@ What the steps are decides what a control is:
   gradient: (1 - s) * (c_i - c) + s * gradient. It corrects less until gradients are below the bound.
 - Adam's step says nothing about the size of a gradient: there is no such control of it.
 
+A correction is a constant force for as many steps as a training has, also where nothing is left to learn: it bears only
+smaller learning rates than averaging alone does, or trainings diverge (bench/drift.py measures it).
+
 Float32 throughout, elementwise, in the order of the formulas: the same bytes on every board.
 """
 
