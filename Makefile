@@ -65,7 +65,7 @@ test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10
 	@requirements/environment.sh .venv-tflite tflite 11; status=$$?; \
 	if [ $$status = 3 ]; then echo "no test with tflite-runtime: it has no wheels for this machine's Python"; \
 	elif [ $$status = 0 ]; then .venv-tflite/bin/python -m pytest -m "not tensorflow" \
-		tests/test_trainers.py tests/test_trainers_int8.py tests/test_predict.py; \
+		tests/test_trainers.py tests/test_trainers_correction.py tests/test_trainers_int8.py tests/test_predict.py; \
 	else exit $$status; fi
 
 .PHONY: test-models
@@ -89,6 +89,10 @@ bench-training: setup setup-models ## measure the trainer's speed and memory bes
 .PHONY: bench-codecs
 bench-codecs: setup ## measure codecs of updates: bytes and accuracy beside float32's; writes bench/results/
 	@$(BIN)/python -m bench.codecs
+
+.PHONY: bench-drift
+bench-drift: setup ## measure FedProx and SCAFFOLD beside FedAvg on unlike data; writes bench/results/
+	@$(BIN)/python -m bench.drift
 
 .PHONY: bench-aggregate
 bench-aggregate: setup ## measure aggregation rules beside numpy and a copy of the updates; writes bench/results/
