@@ -1,0 +1,1 @@
+"""Accuracy of aggregation rules under attack, with real training: `python -m bench.attacks`."""
