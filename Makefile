@@ -98,6 +98,10 @@ bench-drift: setup ## measure FedProx and SCAFFOLD beside FedAvg on unlike data;
 bench-aggregate: setup ## measure aggregation rules beside numpy and a copy of the updates; writes bench/results/
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.aggregate
 
+.PHONY: bench-attacks
+bench-attacks: setup ## measure accuracy of aggregation rules under attack, with real training; writes bench/results/
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.attacks
+
 .PHONY: lint
 lint: setup-test ## ruff: style and likely mistakes
 	@$(BIN)/ruff check .
