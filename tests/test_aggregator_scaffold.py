@@ -111,6 +111,7 @@ class Federation:
     counts: tuple[int, ...] = (1, 1, 1, 1)
     scaffold: bool = True
     digits: int | None = None
+    plain: bool = False
     server: F32 = field(init=False)
     controls: list[F32] = field(init=False)
     weights: F32 = field(init=False)
@@ -141,7 +142,7 @@ class Federation:
             weights = (weights + velocity).astype(np.float32)
             gradient_of_one = self.momentum * gradient_of_one + 1
             effective += gradient_of_one
-        return weights - self.weights, effective
+        return weights - self.weights, float(self.steps[peer]) if self.plain else effective
 
     def round(self, chosen: list[int]) -> None:
         changes, control_changes = [], []
@@ -219,6 +220,16 @@ def test_the_optimum_is_reached_with(settings: dict[str, Any]) -> None:
     for _ in range(80):
         drifting.round([0, 1, 2, 3])
     assert drifting.distance > 0.15
+
+
+def test_steps_with_momentum_must_not_be_taken_for_plain_ones() -> None:
+    """Controls would be several times too large, and each round's error larger than the last one's."""
+    it = federation(momentum=0.8, rate=0.02, plain=True)
+    distances = []
+    for _ in range(20):
+        it.round([0, 1, 2, 3])
+        distances.append(it.distance)
+    assert distances[-1] > 100 * distances[0]
 
 
 def test_the_servers_control_stays_the_mean_of_all_with_half_of_them_in_a_round() -> None:
