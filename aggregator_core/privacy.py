@@ -4,6 +4,7 @@
                 mean of n, all with the weight 1, whatever their examples
                 mean = noised(mean, privacy, trained_size, rng, peers=n)
     local       update = noised(clipped(update, ...), privacy, trained_size, rng)    by the peer, before any codec
+    both        model = privacy_state.possible(model, layout)              after the step of the round
 
 Sources: McMahan et al., "Learning Differentially Private Recurrent Language Models", ICLR 2018 (arXiv:1710.06963), for
 clipping whole updates, so that all data of a peer are protected and not single examples; Mironov 2017 for the noise
@@ -169,8 +170,8 @@ def noised(vector: F32, privacy: Privacy, trained_size: int | None, rng: random.
         vector: Shape (p,), float32, finite: of `clipped`, or the mean of such with equal weights. Not modified.
         privacy: How much noise.
         trained_size: As for `clipped`.
-        rng: As for `add_gaussian`: `random.SystemRandom()`. Noise is drawn once: a peer that is asked again sends the
-            same bytes, or the mean of what it sent would have less noise.
+        rng: As for `add_gaussian`, a cryptographic source. A vector has its noise once: with another draw for the same
+            vector, whoever sees both has seen two releases.
         peers: Updates in the mean; 1 for a peer's own.
 
     Returns:

@@ -57,9 +57,6 @@ class Spent:
     def epsilon(self, delta: float) -> float:
         """The smallest epsilon known for a delta, at least 0; raises ParameterError."""
         DELTA.check(NAME, delta)
-        # The total variation is at most sqrt(1 - exp(-divergence)) (Bretagnolle and Huber, 1979).
-        if -math.expm1(-self.rho) < delta**2:
-            return 0.0
         return max(0.0, epsilon_of_order(self.rho, delta, best_order_above_one(self.rho, delta)))
 
 
@@ -70,7 +67,7 @@ def epsilon_of_order(rho: float, delta: float, above_one: float) -> float:
 
 
 def best_order_above_one(rho: float, delta: float) -> float:
-    """The order of the smallest epsilon, less one, for rho above 0.
+    """The order of the smallest epsilon, less one, for rho from 0.
 
     The formula's derivative is rho + (log(delta) + log(order)) / (order - 1)**2. It is zero where rho * (order - 1)**2,
     which grows, meets -log(delta * order), which falls and is zero at 1 / delta: exactly once.

@@ -10,10 +10,11 @@ and sees nothing but the sum. A finer grid would be worse, since float64 variate
 What is not done: the time that it takes is not constant, and the variates are those of float64 functions, not exact
 ones. They end at 9.49 standard deviations, which a normal variate exceeds with a probability of 2e-21.
 
-The random source gives bytes and must be the operating system's, `random.SystemRandom()`, wherever somebody is to be
-protected. numpy's generators are not cryptographic: that of PCG64, its default, has been found from 512 bytes of
-output (Bouillaguet, Martinez and Sauvage, ToSC 2020), and whoever knows a seed takes the noise off again. A seeded
-`random.Random` is for simulations and tests; there, logarithm and cosine may differ between boards in a last bit.
+The random source gives bytes, and must be a cryptographic one wherever somebody is to be protected: that of the
+operating system, `random.SystemRandom()`, or a keyed function whose key stays secret. numpy's generators are none: that
+of PCG64, its default, has been found from 512 bytes of output (Bouillaguet, Martinez and Sauvage, ToSC 2020), and who
+knows a seed takes the noise off again. A seeded `random.Random` is for simulations and tests. Logarithm and cosine may
+differ between processors in a last bit, so two boards need not make the same noise of the same bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def add_gaussian(vector: F32, standard_deviation: float, rng: random.Random) -> 
     Args:
         vector: Shape (p,), float32, finite; not modified.
         standard_deviation: Of the noise, in the vector's unit.
-        rng: Draws eight bytes a value; `random.SystemRandom()` where it is to protect.
+        rng: Draws eight bytes a value; a cryptographic source where it is to protect.
 
     Returns:
         Shape (p,), float32, finite, in memory of its own.

@@ -42,6 +42,12 @@ def test_what_is_clipped_is_within_the_bound_exactly_and_as_long_as_it_may_be(ve
     np.testing.assert_allclose(short, vector.astype(np.float64) * factor, rtol=1e-6, atol=1e-44)
 
 
+@given(VECTORS)
+def test_a_bound_that_is_the_norm_but_for_a_rounding_holds_exactly(vector: np.ndarray) -> None:
+    bound = min(max(l2_norm(vector), 1e-9), 1e10)
+    assert square(clip_to(vector, bound)) <= Fraction(bound) ** 2
+
+
 @given(VECTORS, BOUNDS)
 def test_clipping_twice_is_clipping_once(vector: np.ndarray, bound: float) -> None:
     once = clip_to(vector, bound)
