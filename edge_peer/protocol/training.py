@@ -52,6 +52,8 @@ class Trainer:
         self._told: tuple[str, int, bool] | None = None
         self._told_s = float("-inf")
         self._asked_s: float | None = None
+        #: What was sent before this connection did not come, and will not come any more.
+        self._late = True
         self._served_s = float("-inf")
         self._kept: frozenset[str] = frozenset()
         self._row: tuple[str, int] | None = None
@@ -70,6 +72,7 @@ class Trainer:
         self._sent = None
         self._told = None
         self._asked_s = None
+        self._late = True
 
     def on_done(self, event: TrainingDone) -> None:
         """The update is ready."""
@@ -145,6 +148,7 @@ class Trainer:
             self._ask_for_model(document, base)
             return
         self._asked_s = None
+        self._late = False
         self._context.needs = None
         if taking_part:
             self._context.hold(base, later=True)
@@ -248,7 +252,7 @@ class Trainer:
             held = context.state.held
             before = held.round if held is not None and held.run_id == base.run_id else 0
             waited = self._asked_s is not None and context.now_s >= self._asked_s + context.timing.resend_s
-            if waited or base.round > before + 1:
+            if waited or self._late or base.round > before + 1:
                 # It will not come of itself: deltas are sent once, and this peer has not what the next is added to.
                 context.needs = base.sha256
                 context.publish_presence()
@@ -297,9 +301,16 @@ class Trainer:
             return
         if self._update is not None:
             self._send(controller, document, self._update)
-        elif self._training is None and self._failed != key:
+        elif self._training is None and self._failed != key and not self._lacking(document):
             self._training = key
             context.emit(do.StartTraining(key, document.settings, self._memories.before(key)))
+
+    def _lacking(self, document: Round) -> bool:
+        """Whether this round asks for what this peer cannot do, or has promised not to do.
+
+        Its presence says so, but the controller may have picked it before anybody could know.
+        """
+        return bool(self._context.settings.aggregation.lacking(document.settings))
 
     def _stop_training_unless(self, key: TrainingKey | None) -> None:
         if self._training is not None and self._training != key:
@@ -315,6 +326,7 @@ class Trainer:
             self._wake(self._sent_s + context.timing.resend_s)
             return
         self._sent, self._sent_s = sending, context.now_s
+        self._memories.sent(update.digest)
         self._wake(self._sent_s + context.timing.resend_s)
         offer = UpdateOffer(
             session=context.settings.session,

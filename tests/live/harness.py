@@ -79,10 +79,11 @@ class Live:
         end_s = time.monotonic() + timeout_s
         while not condition(self.federation.round):
             left_s = end_s - time.monotonic()
-            if left_s <= 0:
+            ended = self.fleet.processes and len(self.fleet.exited()) == len(self.fleet.processes)
+            if left_s <= 0 or ended:
                 logs = "\n".join(f"--- {peer}\n{self.fleet.last_lines(peer)}" for peer in self.fleet.processes)
                 raise AssertionError(f"not within {timeout_s:g} s: {what}; {self.federation.round}\n{logs}")
-            for document in self._session.take(left_s):
+            for document in self._session.take(min(left_s, 1.0)):
                 self.seen.append(document)
                 self.federation.take(*document)
                 if condition(self.federation.round):
