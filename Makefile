@@ -15,6 +15,8 @@ LEARNING_RATE ?= 0
 PROXIMAL ?= 0
 SEED ?= 1
 KILL ?= auto
+#: further keys of [run] for it, such as RUN_WITH="rule=median codec=int8 downlink=int8"
+RUN_WITH ?=
 #: a model's Python file, for `make demo` also its name or folder; what it trains on, if not on what it is made for
 MODEL ?=
 DATASET ?=
@@ -26,7 +28,7 @@ SEEDS ?= 2000
 BIN := .venv/bin
 DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --examples $(EXAMPLES) $(if $(DATASET),--dataset $(DATASET)) \
 	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --proximal $(PROXIMAL) --seed $(SEED) --kill $(KILL) \
-	$(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
+	$(if $(RUN_WITH),--run $(RUN_WITH)) $(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
 
 .PHONY: help
 help: ## show this help

@@ -7,6 +7,7 @@ A Mosquitto of its own, peers as separate processes, real data. In the middle of
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import signal
 import sys
@@ -36,9 +37,14 @@ from edge_peer.operator.progress import Progress, seconds
 from edge_peer.operator.results import Results, read_results
 from edge_peer.operator.session import Session
 from edge_peer.operator.story import Story
-from edge_peer.protocol.messages import FINISHED, TRAINING
+from edge_peer.protocol.messages import FINISHED, TRAINING, RunSettings
 from edge_peer.protocol.topics import EVALUATION, ROUND
 from edge_peer.trainers.artifacts import load_artifacts
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FEDERATION = "demo"
 ARTIFACTS = Path(__file__).resolve().parents[2] / "models/artifacts"
@@ -48,7 +54,8 @@ SPLITS = frozenset({"iid", "dirichlet", "labels", "quantity", "subjects"})
 EXAMPLES = """examples:
   python -m edge_peer.operator.demo --peers 8 --rounds 20 --target 0.88
   python -m edge_peer.operator.demo --split dirichlet:0.3 --kill none
-  python -m edge_peer.operator.demo --model sensor_cnn --split subjects --epochs 3"""
+  python -m edge_peer.operator.demo --model sensor_cnn --split subjects --epochs 3
+  python -m edge_peer.operator.demo --run codec=int8 downlink=int8 "rule_parameters={ byzantine = 0 }" rule=krum"""
 
 
 class DemoError(EdgePeerError):
@@ -72,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--epochs", type=int, default=1, help="local epochs a round (default: %(default)s)")
     it.add_argument("--learning-rate", type=float, default=0.0, help="of the optimizer (default: the model's)")
     it.add_argument("--proximal", type=float, default=0.0, help="strength of FedProx's term (default: none)")
+    it.add_argument(
+        "--run",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further keys of [run], values as in TOML or plain words: rule=median codec=int8 downlink=int8",
+    )
     it.add_argument("--seed", type=int, default=1, help="of division and training (default: %(default)s)")
     it.add_argument("--kill", default="auto", help="kill the controller in this round, auto or none (%(default)s)")
     it.add_argument(
@@ -107,6 +121,22 @@ def kill_round(text: str, rounds: int) -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= rounds:
         raise DemoError(f"--kill {text!r}: choose auto, none, or a round from 1 to {rounds}")
     return int(text)
+
+
+def run_settings(pairs: list[str]) -> dict[str, Any]:
+    """What `--run` names, as keys of the [run] table; raises DemoError."""
+    known = {item.name for item in dataclasses.fields(RunSettings)}
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if key not in known or not equals:
+            raise DemoError(f"--run {pair!r}: write KEY=VALUE; keys are {', '.join(sorted(known))}")
+        try:
+            settings[key] = tomllib.loads(f"{key} = {text}")[key]
+        except tomllib.TOMLDecodeError:
+            # A word need not stand in quotes.
+            settings[key] = text
+    return settings
 
 
 def artifacts_folder(model: Path) -> Path:
@@ -212,6 +242,7 @@ class Demo:
                 "proximal": options.proximal,
                 "seed": options.seed,
                 "updates_min": max(1, len(peers) // 2),
+                **run_settings(options.run),
             },
             "limits": {"peers_max": max(len(peers), 16)},
         }
