@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import LAYOUT, ref_of, vector
+from tiny import LAYOUT, model, ref_of
 
 from aggregator_core import Layout, Tensor
 from edge_peer.errors import ResourceError
 from edge_peer.protocol.messages import ModelRef, RunSettings
-from edge_peer.protocol.state import RunRecord, SavedState
+from edge_peer.protocol.state import Memory, RunRecord, SavedState
+from edge_peer.shell.global_model import SLOTS, GlobalModel
 from edge_peer.shell.store import Store, write_atomically
 
 STATE = SavedState(voted_term=4, voted_for="roof", elected_term=3, run=RunRecord("run-1", 1, RunSettings()), finished=0)
@@ -26,10 +27,16 @@ class PowerLossError(BaseException):
     """The process is gone; no handler of ours may swallow it."""
 
 
-def save(store: Store, layout: Layout, ref: ModelRef, model: Any) -> None:
+def save(store: Store, layout: Layout, ref: ModelRef, it: GlobalModel) -> None:
     """Write a model, and wait for it."""
-    store.save_model(layout, ref, model)
+    store.save_model(layout, ref, it)
     store.settle()
+
+
+def assert_same(found: GlobalModel | None, expected: GlobalModel) -> None:
+    assert found is not None
+    np.testing.assert_array_equal(found.vector, expected.vector)
+    assert found.digest == expected.digest
 
 
 def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -53,23 +60,41 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_was_saved_is_loaded_by_the_next_process(tmp_path: Path) -> None:
-    store, model = Store(tmp_path / "new" / "state"), vector()
+    store, saved = Store(tmp_path / "new" / "state"), model()
     assert store.load(LAYOUT) == (SavedState(), None)
     store.save_state(STATE)
-    save(store, LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(saved), saved)
     state, found = Store(tmp_path / "new" / "state").load(LAYOUT)
-    assert state == replace(STATE, held=ref_of(model))
+    assert state == replace(STATE, held=ref_of(saved))
     assert found is not None
-    np.testing.assert_array_equal(found, model)
+    assert_same(found, saved)
+
+
+def test_what_belongs_to_a_model_is_saved_with_it(tmp_path: Path) -> None:
+    store, saved = Store(tmp_path), model(1, LAYOUT, *SLOTS)
+    save(store, LAYOUT, ref_of(saved), saved)
+    state, found = Store(tmp_path).load(LAYOUT)
+    assert state.held == ref_of(saved)
+    assert_same(found, saved)
+    assert found is not None
+    assert found.server.keys() == set(SLOTS)
+    for slot in SLOTS:
+        np.testing.assert_array_equal(found.server[slot], saved.server[slot])
+
+
+def test_memories_are_not_in_the_state_but_in_files_of_their_own(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save_state(replace(STATE, memories=(Memory("run-1", 3, "a" * 64),)))
+    assert Store(tmp_path).load(LAYOUT) == (STATE, None)
 
 
 def test_the_checkpoint_says_which_model_is_held(tmp_path: Path) -> None:
     """It is written more often than the state, whose own word is not asked."""
-    store, model = Store(tmp_path), vector()
-    store.save_state(replace(STATE, held=ref_of(vector(9))))
+    store, saved = Store(tmp_path), model()
+    store.save_state(replace(STATE, held=ref_of(model(9))))
     assert Store(tmp_path).load(LAYOUT)[0].held is None
-    save(store, LAYOUT, ref_of(model, 7), model)
-    assert Store(tmp_path).load(LAYOUT)[0].held == ref_of(model, 7)
+    save(store, LAYOUT, ref_of(saved, 7), saved)
+    assert Store(tmp_path).load(LAYOUT)[0].held == ref_of(saved, 7)
 
 
 def test_the_order_of_steps_is_that_of_a_durable_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +124,7 @@ def test_after_a_loss_of_power_the_state_is_the_old_or_the_new_one(
 def test_after_a_loss_of_power_the_model_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    store, old, new = Store(tmp_path), vector(1), vector(2)
+    store, old, new = Store(tmp_path), model(1), model(2)
     save(store, LAYOUT, ref_of(old, 1), old)
     with monkeypatch.context() as patch:
         dying_at(step, patch)
@@ -108,7 +133,7 @@ def test_after_a_loss_of_power_the_model_is_the_old_or_the_new_one(
     state, found = Store(tmp_path).load(LAYOUT)
     expected, round_ = (old, 1) if step < 3 else (new, 2)
     assert state.held == ref_of(expected, round_)
-    np.testing.assert_array_equal(found, expected)
+    assert_same(found, expected)
 
 
 def test_half_a_temporary_file_is_never_read(tmp_path: Path) -> None:
@@ -150,33 +175,33 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_nothing_is_written_when_nothing_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, model = Store(tmp_path), vector()
+    store, saved = Store(tmp_path), model()
     store.save_state(STATE)
-    save(store, LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(saved), saved)
     before = store.bytes_written
     calls = counting(monkeypatch)
     store.save_state(STATE)
-    store.save_state(replace(STATE, held=ref_of(model)))
-    save(store, LAYOUT, ref_of(model), model)
+    store.save_state(replace(STATE, held=ref_of(saved)))
+    save(store, LAYOUT, ref_of(saved), saved)
     assert (calls, store.bytes_written) == ([], before)
 
 
 def test_nothing_is_written_after_a_restart_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, model = Store(tmp_path), vector()
+    store, saved = Store(tmp_path), model()
     store.save_state(STATE)
-    save(store, LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(saved), saved)
     store = Store(tmp_path)
     state, found = store.load(LAYOUT)
     calls = counting(monkeypatch)
     store.save_state(state)
-    save(store, LAYOUT, ref_of(model), found)
+    save(store, LAYOUT, ref_of(saved), found)
     assert (calls, store.bytes_written) == ([], 0)
 
 
 def test_bytes_are_counted(tmp_path: Path) -> None:
-    store, model = Store(tmp_path), vector()
+    store, saved = Store(tmp_path), model()
     store.save_state(STATE)
-    save(store, LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(saved), saved)
     names = ("state.json", "checkpoint.safetensors")
     assert store.bytes_written == sum((tmp_path / name).stat().st_size for name in names)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
@@ -194,14 +219,14 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_state_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
-    store, model = Store(tmp_path), vector()
+    store, saved = Store(tmp_path), model()
     store.save_state(STATE)
-    save(store, LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(saved), saved)
     (tmp_path / "state.json").write_bytes(DAMAGED[name])
     with caplog.at_level(logging.ERROR):
         state, found = Store(tmp_path).load(LAYOUT)
-    assert state == SavedState(held=ref_of(model))
-    np.testing.assert_array_equal(found, model)
+    assert state == SavedState(held=ref_of(saved))
+    assert_same(found, saved)
     assert (tmp_path / "state.json.damaged").read_bytes() == DAMAGED[name]
     assert not (tmp_path / "state.json").exists()
     assert "state.json is damaged" in caplog.text
@@ -209,9 +234,9 @@ def test_a_damaged_state_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_checkpoint_with_any_byte_changed_is_set_aside(tmp_path: Path) -> None:
-    store, model = Store(tmp_path), vector()
+    store, saved = Store(tmp_path), model()
     store.save_state(STATE)
-    save(store, LAYOUT, ref_of(model), model)
+    save(store, LAYOUT, ref_of(saved), saved)
     whole = (tmp_path / "checkpoint.safetensors").read_bytes()
     values = len(whole) - 4 * LAYOUT.size
     for place in range(values, len(whole)):
@@ -223,20 +248,20 @@ def test_a_checkpoint_with_any_byte_changed_is_set_aside(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_of_another_model_is_set_aside(tmp_path: Path) -> None:
-    model = vector()
-    save(Store(tmp_path), LAYOUT, ref_of(model), model)
+    saved = model()
+    save(Store(tmp_path), LAYOUT, ref_of(saved), saved)
     other = Layout((Tensor("dense/kernel", (9,), 0),))
     assert Store(tmp_path).load(other) == (SavedState(), None)
     assert (tmp_path / "checkpoint.safetensors.damaged").exists()
 
 
 def test_a_damaged_checkpoint_is_written_anew(tmp_path: Path) -> None:
-    model = vector()
+    saved = model()
     (tmp_path / "checkpoint.safetensors").write_bytes(b"rubbish")
     store = Store(tmp_path)
     store.load(LAYOUT)
-    save(store, LAYOUT, ref_of(model), model)
-    assert Store(tmp_path).load(LAYOUT)[0].held == ref_of(model)
+    save(store, LAYOUT, ref_of(saved), saved)
+    assert Store(tmp_path).load(LAYOUT)[0].held == ref_of(saved)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -254,9 +279,9 @@ def test_a_state_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_model_that_the_disk_refuses_is_told_when_it_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, model = Store(tmp_path), vector()
+    store, saved = Store(tmp_path), model()
     (tmp_path / ".checkpoint.safetensors.new").mkdir()
-    store.save_model(LAYOUT, ref_of(model), model)
+    store.save_model(LAYOUT, ref_of(saved), saved)
     for _ in range(2):
         with pytest.raises(ResourceError, match=r"checkpoint\.safetensors: cannot be written"):
             store.settle()

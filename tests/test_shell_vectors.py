@@ -1,89 +1,92 @@
-"""Held vectors: the mean on top of the base, by digest; and nothing is merged that is not there or not finite."""
+"""Held vectors: by digest, as many as are needed, and what is kept stays."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from tiny import LAYOUT, vector
+from tiny import CODECS, LARGE, LAYOUT, change, model, own_of
 
-from aggregator_core import RefusedUpdateError
-from edge_peer.shell.payload import F32, digest_of
-from edge_peer.shell.vectors import Vectors
+from edge_peer.shell.vectors import FROM_ONE_PEER_MAX, Vectors
 
-INITIAL = vector(0)
-BASE = digest_of(INITIAL)
+INITIAL = model(0)
 
 
-def holding(*seeds: int) -> tuple[Vectors, list[F32]]:
-    vectors, changes = Vectors(INITIAL), [vector(seed) for seed in seeds]
-    for change in changes:
-        assert vectors.hold_update(f"peer{digest_of(change)[:4]}", digest_of(change), change, 100)
-    return vectors, changes
-
-
-def test_the_merged_model_is_the_base_plus_the_weighted_mean() -> None:
-    vectors, changes = holding(1, 2)
-    before = INITIAL.copy()
-    parts = tuple(
-        (f"peer{i}", digest_of(change), count) for i, (change, count) in enumerate(zip(changes, (1, 3), strict=True))
-    )
-    digest, merged = vectors.merge(BASE, parts)
-    expected = INITIAL.astype(np.float64) + (changes[0].astype(np.float64) + 3 * changes[1].astype(np.float64)) / 4
-    np.testing.assert_allclose(merged, expected, rtol=1e-6)
-    assert merged.dtype == np.float32
-    assert digest == digest_of(merged)
-    assert vectors.model(digest) is merged
-    np.testing.assert_array_equal(INITIAL, before)
-
-
-def test_the_peers_own_update_is_merged_like_any_other() -> None:
-    vectors, (other,) = holding(1)
-    own = vector(2)
-    vectors.hold_own(digest_of(own), own)
-    _, merged = vectors.merge(BASE, (("me", digest_of(own), 1), ("other", digest_of(other), 1)))
-    np.testing.assert_allclose(merged, INITIAL + (own + other) / 2, rtol=1e-5)
-    assert vectors.own(digest_of(own)) is own
-    assert vectors.own(digest_of(other)) is None
-
-
-def test_what_is_not_held_is_not_merged() -> None:
-    vectors, (change,) = holding(1)
-    for base, digest in (("0" * 64, digest_of(change)), (BASE, "0" * 64)):
-        with pytest.raises(RefusedUpdateError, match="not held any more"):
-            vectors.merge(base, (("peer", digest, 1),))
-    with pytest.raises(RefusedUpdateError, match="no update"):
-        vectors.merge(BASE, ())
-    assert vectors.held == (1, 1)
-
-
-def test_a_merge_that_overflows_is_refused_and_not_held() -> None:
-    vectors = Vectors(np.full(LAYOUT.size, 3e38, np.float32))
-    change = np.full(LAYOUT.size, 3e38, np.float32)
-    vectors.hold_update("peer", digest_of(change), change, 9)
-    with np.errstate(over="ignore"), pytest.raises(RefusedUpdateError, match="9 of 9 values are not finite"):
-        vectors.merge(digest_of(change), (("peer", digest_of(change), 1),))
-    assert vectors.held == (1, 1)
+def holding(*seeds: int) -> Vectors:
+    vectors = Vectors(INITIAL)
+    for seed in seeds:
+        assert vectors.hold_update(f"peer{seed}", change(seed).digest, change(seed), 100)
+    return vectors
 
 
 def test_the_initial_model_is_always_held() -> None:
-    vectors = Vectors(INITIAL)
-    other = vector(1)
-    vectors.hold_model(digest_of(other), other)
-    vectors.keep_models(frozenset({digest_of(other)}))
+    vectors, other = Vectors(INITIAL), model(1)
+    vectors.hold_model(other.digest, other)
+    vectors.keep_models(frozenset({other.digest}))
     assert vectors.held == (2, 0)
     vectors.keep_models(frozenset())
     assert vectors.held == (1, 0)
-    assert vectors.model(BASE) is INITIAL
+    assert vectors.model(INITIAL.digest) is INITIAL
+
+
+def test_models_of_the_same_weights_and_another_state_are_two() -> None:
+    vectors, stateful = Vectors(INITIAL), model(0, LAYOUT, "momentum")
+    vectors.hold_model(stateful.digest, stateful)
+    assert vectors.held == (2, 0)
+    assert vectors.model(INITIAL.digest) is INITIAL
+    assert vectors.model(stateful.digest) is stateful
+
+
+def test_of_received_models_the_oldest_goes_unless_it_is_kept() -> None:
+    vectors, kept = Vectors(INITIAL), model(1)
+    vectors.hold_received("roof", kept.digest, kept)
+    vectors.keep_models(frozenset({kept.digest}))
+    for seed in range(2, 2 + FROM_ONE_PEER_MAX):
+        vectors.hold_received("roof", model(seed).digest, model(seed))
+    vectors.hold_received("roof", kept.digest, kept)
+    assert vectors.held == (1 + FROM_ONE_PEER_MAX, 0)
+    assert vectors.model(model(2).digest) is None
+    for seed in range(10, 20):
+        vectors.hold_received("roof", model(seed).digest, model(seed))
+    assert vectors.model(kept.digest) is kept
+
+
+def test_the_peers_own_update_is_found_like_any_other() -> None:
+    vectors, own = holding(1), own_of(change(2))
+    vectors.hold_own(own)
+    assert vectors.own(own.digest) is own
+    assert vectors.update(own.digest) is own.change
+    assert vectors.own(change(1).digest) is None
+    assert vectors.update("0" * 64) is None
+    other = vectors.update(change(1).digest)
+    assert other is not None
+    assert other.digest == change(1).digest
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_an_own_update_is_kept_as_it_is_sent_and_as_others_work_with_it(codec: str) -> None:
+    own = own_of(change(2, LARGE, control=True), codec, LARGE)
+    assert own.encoded.decode(codec, LARGE).digest == own.digest == own.change.digest
+
+
+def test_only_the_newest_own_update_is_held() -> None:
+    vectors = Vectors(INITIAL)
+    for seed in (1, 2):
+        vectors.hold_own(own_of(change(seed)))
+    assert vectors.own(change(1).digest) is None
+    assert vectors.update(change(1).digest) is None
+    assert vectors.own(change(2).digest) is not None
 
 
 def test_updates_are_forgotten_but_those_to_keep() -> None:
-    vectors, changes = holding(1, 2, 3)
-    vectors.keep_updates(frozenset({digest_of(changes[1])}))
+    vectors = holding(1, 2, 3)
+    vectors.keep_updates(frozenset({change(2).digest}))
     assert vectors.held == (1, 1)
-    vectors.merge(BASE, (("peer", digest_of(changes[1]), 1),))
+    assert vectors.update(change(2).digest) is not None
+    assert vectors.update(change(1).digest) is None
 
 
-def test_a_problem_is_said_in_words() -> None:
-    change = vector(1)
-    assert Vectors.problem(change, LAYOUT.size) == ""
-    assert Vectors.problem(change[:3], LAYOUT.size) == "shape is [3], the model's is [9]"
+def test_where_there_is_no_room_the_newest_update_is_not_held() -> None:
+    vectors = holding(1, 2, 3)
+    assert not vectors.hold_update("peer4", change(4).digest, change(4), 3)
+    assert vectors.hold_update("peer1", change(1).digest, change(1), 3)
+    assert vectors.held == (1, 3)
+    assert vectors.update(change(4).digest) is None
