@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import queue
@@ -14,16 +15,23 @@ import numpy as np
 import pytest
 
 from data_shards.shard import Shard
+from edge_peer.errors import ResourceError
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import Evaluation, ModelRef, RunSettings, encode
-from edge_peer.shell.payload import digest_of
+from edge_peer.protocol.state import Memory
+from edge_peer.shell.global_model import GlobalModel
+from edge_peer.shell.noise import Noise
+from edge_peer.shell.remembered import Remembrance
+from edge_peer.shell.updates import UpdateMaker
 from edge_peer.shell.worker import LOSS_MAX, EvaluateJob, Trained, TrainJob, Worker, training_seed
 from edge_peer.trainers.artifacts import load_artifacts
 from edge_peer.trainers.interface import Cancelled, EvaluationResult, TrainingResult
 from edge_peer.trainers.litert import LiteRTTrainer
 
 ARTIFACTS = load_artifacts(Path(__file__).parent.parent / "models/artifacts/image_cnn")
+LAYOUT = ARTIFACTS.layout
 INITIAL = ARTIFACTS.initial()
+BASE = GlobalModel(INITIAL)
 RNG = np.random.default_rng(0)
 SHARD = Shard(
     x_train=RNG.integers(0, 256, (70, 28, 28, 1)).astype(np.uint8),
@@ -37,34 +45,37 @@ WAIT_S = 30
 
 
 def key(round_: int = 1) -> ev.TrainingKey:
-    return ev.TrainingKey("run-1", round_, digest_of(INITIAL))
+    return ev.TrainingKey("run-1", round_, BASE.digest)
 
 
-def train_job(round_: int = 1, **settings: Any) -> TrainJob:
-    return TrainJob(key(round_), RunSettings(**{"learning_rate": 0.1, **settings}), INITIAL)
+def train_job(round_: int = 1, after: str | None = None, **settings: Any) -> TrainJob:
+    return TrainJob(key(round_), RunSettings(**{"learning_rate": 0.1, **settings}), BASE, after)
 
 
 def evaluate_job(vector: Any = INITIAL) -> EvaluateJob:
-    return EvaluateJob(ModelRef("run-1", 1, 0, 1, digest_of(vector)), vector)
+    return EvaluateJob(ModelRef("run-1", 1, 0, 1, GlobalModel(vector).digest), vector)
 
 
 class Fixture:
     """A worker and what it posted."""
 
-    def __init__(self, make_trainer: Callable[[], Any], evaluate_local: bool = True) -> None:
+    def __init__(self, make_trainer: Callable[[], Any], folder: Path, evaluate_local: bool = True) -> None:
         self.results: queue.Queue[Any] = queue.Queue()
-        self.worker = Worker(make_trainer, SHARD, "kitchen", self.results.put, evaluate_local)
+        maker = UpdateMaker(
+            LAYOUT, Remembrance(folder, LAYOUT), Noise(folder, LAYOUT.trained_size), ARTIFACTS.optimizer
+        )
+        self.worker = Worker(make_trainer, SHARD, "kitchen", self.results.put, maker, evaluate_local)
 
     def next(self) -> Any:
         return self.results.get(timeout=WAIT_S)
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., Fixture]]:
+def make(tmp_path: Path) -> Iterator[Callable[..., Fixture]]:
     made: list[Fixture] = []
 
     def build(make_trainer: Callable[[], Any], evaluate_local: bool = True) -> Fixture:
-        made.append(Fixture(make_trainer, evaluate_local))
+        made.append(Fixture(make_trainer, tmp_path, evaluate_local))
         return made[-1]
 
     yield build
@@ -88,9 +99,13 @@ class Scripted:
         self.at_batch: queue.Queue[int] = queue.Queue()
         self.go_on: queue.Queue[None] = queue.Queue()
         self.stepped = False
+        #: What each training was given beside weights and examples.
+        self.given: list[dict[str, Any]] = []
+        self.scored: list[int] = []
 
-    def train(self, weights: Any, x: Any, y: Any, *, cancelled: Callable[[], bool], **_: Any) -> TrainingResult:
+    def train(self, weights: Any, x: Any, y: Any, *, cancelled: Callable[[], bool], **given: Any) -> TrainingResult:
         self._fail()
+        self.given.append(given)
         for batch in range(3):
             if self.stepped:
                 self.at_batch.put(batch)
@@ -101,6 +116,7 @@ class Scripted:
 
     def evaluate(self, weights: Any, x: Any, y: Any, *, cancelled: Callable[[], bool]) -> EvaluationResult:
         self._fail()
+        self.scored.append(len(y))
         return EvaluationResult(0.5, self.loss, len(y), 0.25)
 
     def _fail(self) -> None:
@@ -121,10 +137,11 @@ def test_a_training_gives_its_update_then_its_score(make: Callable[..., Fixture]
         INITIAL, SHARD.x_train, SHARD.y_train, epochs=2, learning_rate=0.05, seed=seed, cancelled=lambda: False
     )
     assert isinstance(trained, Trained)
-    np.testing.assert_array_equal(trained.change, expected.weights - INITIAL)
+    np.testing.assert_array_equal(trained.own.change.vector, expected.weights - INITIAL)
     assert trained.event.key == key()
-    assert trained.event.digest == digest_of(trained.change)
+    assert trained.event.digest == trained.own.digest == trained.own.change.digest
     assert (trained.event.examples, trained.event.loss) == (70, expected.loss)
+    assert (trained.event.steps, trained.event.base_loss, trained.event.remembers) == (expected.steps, None, False)
     assert trained.event.seconds > 0
     score = real().evaluate(expected.weights, SHARD.x_test, SHARD.y_test, cancelled=lambda: False)
     assert isinstance(scored, ev.LocalEvaluated)
@@ -139,6 +156,51 @@ def test_the_same_training_gives_the_same_update_whoever_asks(make: Callable[...
         it.worker.submit(train_job(round_))
         digests.append(it.next().event.digest)
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_the_settings_reach_the_training(make: Callable[..., Fixture]) -> None:
+    trainer = Scripted()
+    it = make(lambda: trainer, False)
+    it.worker.submit(train_job(2, epochs=3, learning_rate=0.25, seed=9, proximal=0.5))
+    assert isinstance(it.next(), Trained)
+    assert trainer.given == [
+        {
+            "epochs": 3,
+            "learning_rate": 0.25,
+            "seed": training_seed(9, 2, "kitchen"),
+            "proximal": 0.5,
+            "correction": None,
+        }
+    ]
+    assert trainer.scored == []
+
+
+def test_the_base_is_scored_on_the_training_examples_where_the_rule_asks_for_it(make: Callable[..., Fixture]) -> None:
+    trainer = Scripted(loss=0.75)
+    it = make(lambda: trainer, False)
+    it.worker.submit(train_job(rule="qfedavg"))
+    trained = it.next()
+    assert trained.event.base_loss == 0.75
+    assert trainer.scored == [70]
+
+
+def test_scaffold_trains_with_a_correction_and_sends_a_control_variate(
+    make: Callable[..., Fixture], tmp_path: Path
+) -> None:
+    trainer = Scripted()
+    it = make(lambda: trainer, False)
+    it.worker.submit(train_job(1, scaffold=True))
+    first = it.next()
+    np.testing.assert_array_equal(trainer.given[0]["correction"], np.zeros(LAYOUT.trained_size, np.float32))
+    # Three steps of plain SGD with a learning rate of 0.1 have moved each weight by 1 (but for its rounding).
+    control = first.own.change.control
+    np.testing.assert_allclose(control[: LAYOUT.trained_size], -1 / (3 * np.float32(0.1)), rtol=1e-5)
+    assert first.event.remembers
+    # Its memory was on the disk before anybody heard of it.
+    assert Remembrance(tmp_path, LAYOUT).memories == (Memory("run-1", 1, first.own.digest),)
+    it.worker.submit(train_job(2, first.own.digest, scaffold=True))
+    assert isinstance(it.next(), Trained)
+    np.testing.assert_array_equal(trainer.given[1]["correction"], -control[: LAYOUT.trained_size])
 
 
 def test_seeds_differ_by_run_round_and_peer() -> None:
@@ -290,6 +352,42 @@ def test_an_exception_is_told_in_printable_words_and_logged(
     assert event.reason.isprintable()
     assert len(event.reason) <= 250
     assert "TrainJob failed" in caplog.text
+
+
+def test_settings_that_fit_no_update_are_told_without_a_trace(
+    make: Callable[..., Fixture], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Far(Scripted):
+        def train(self, weights: Any, *arguments: Any, **given: Any) -> TrainingResult:
+            result = super().train(weights, *arguments, **given)
+            return TrainingResult(weights + np.float32(1e5), *dataclasses.astuple(result)[1:])
+
+    it = make(Far, False)
+    bad = {
+        "does not fit float16": train_job(1, codec="float16"),
+        "codec 'zip' is not one of": train_job(2, codec="zip"),
+        "learning_rate is 0.0": train_job(3, scaffold=True, learning_rate=0.0),
+        "noise_multiplier is 1000000.0": train_job(4, privacy="local", privacy_noise=1e6),
+    }
+    for reason, job in bad.items():
+        it.worker.submit(job)
+        event = it.next()
+        assert isinstance(event, ev.TrainingFailed)
+        assert reason in event.reason
+    assert caplog.records == []
+    it.worker.submit(train_job(5))
+    assert isinstance(it.next(), Trained)
+
+
+def test_a_memory_that_the_disk_does_not_take_ends_the_peer_and_no_update_is_told(
+    make: Callable[..., Fixture], tmp_path: Path
+) -> None:
+    it = make(Scripted, False)
+    (tmp_path / ".memory-0.safetensors.new").mkdir()
+    it.worker.submit(train_job(1, error_feedback=True))
+    error = it.next()
+    assert isinstance(error, ResourceError)
+    assert "memory-0.safetensors: cannot be written" in str(error)
 
 
 def test_a_trainer_that_cannot_be_made_is_told_and_made_again(make: Callable[..., Fixture]) -> None:
