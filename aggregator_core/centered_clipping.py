@@ -42,7 +42,7 @@ def distances_from(center: F32, rows: Sequence[F32]) -> F64:
 
 @dataclass(frozen=True)
 class CenteredClipping(RobustRule):
-    """Centered clipping.
+    """The median of each coordinate, moved towards every update by a step no longer than `radius`, several times.
 
     Attributes:
         radius: Longest step; None: the median distance of the updates from the center that it begins with.

@@ -75,7 +75,7 @@ class NormClipping(_Clipping):
 
 @dataclass(frozen=True)
 class AdaptiveClipping(_Clipping):
-    """The same with a quantile of the round's own norms as the bound: 0.5 is their median.
+    """The mean of the updates, those longer than a quantile of the round's own norms shortened to it.
 
     A quantile of more than 1 - f / n could be a bad update's norm; then the smaller quantile counts.
     """

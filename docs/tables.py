@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aggregator_core.rules import RULES
+from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config import CHOICES, RANGES, SECTIONS
 from edge_peer.shell.history import COLUMNS
 
@@ -58,6 +60,8 @@ def attributes(kind: type[Any]) -> dict[str, str]:
 
 
 def _default(item: dataclasses.Field[Any]) -> str:
+    if item.default_factory is dict:
+        return "`{}`"
     if item.default is dataclasses.MISSING:
         return "required"
     if item.default is None:
@@ -76,7 +80,42 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"csv_columns": csv_columns, "configuration": configuration}
+def rules() -> str:
+    """Aggregation rules, what they bear, and their parameters."""
+    rows = []
+    for name, kind in RULES.items():
+        rule = kind()
+        bears = ", ".join(str(rule.tolerates(n)) for n in (4, 8, 16))
+        rows.append((f"`{name}`", first_sentence(kind), bears, _parameters(kind)))
+    return _table(("rule", "what it is", "bad ones borne of 4, 8, 16", "parameters"), rows)
+
+
+def server_optimizers() -> str:
+    """Server optimizers and their parameters."""
+    rows = [(f"`{name}`", first_sentence(kind), _parameters(kind)) for name, kind in OPTIMIZERS.items()]
+    return _table(("optimizer", "what it is", "parameters"), rows)
+
+
+def first_sentence(kind: type[Any]) -> str:
+    """Of a class's docstring."""
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _parameters(kind: Any) -> str:
+    default = kind()
+    # What `byzantine` is stands above the table, once.
+    return "; ".join(
+        f"`{it.name}` = {str(getattr(default, it.name)).lower()}" + (f": {it.text}" if it.name != "byzantine" else "")
+        for it in kind.parameters
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "csv_columns": csv_columns,
+    "configuration": configuration,
+    "rules": rules,
+    "server_optimizers": server_optimizers,
+}
 
 
 def renewed(text: str) -> str:
