@@ -2,8 +2,9 @@
 
 What is added to an update must not be drawn twice for the same update: who sees it with two different noises knows more
 than was promised, and a peer that loses power between training and sending trains again. So the noise of a vector is a
-keyed function of it: the same vector gets the same noise, another one gets noise that has nothing to do with it, and
-nobody without this peer's key can compute either. The key is made when it is first needed, and stays on the board.
+keyed function of it and of how much noise it gets: the same vector gets the same noise, another vector or another
+amount gets noise that has nothing to do with it, and nobody without this peer's key can compute either. (Of the same
+noise in two amounts the vector could be computed.) The key is made when it is first needed, and stays on the board.
 """
 
 from __future__ import annotations
@@ -83,15 +84,17 @@ class Noise:
 
     def of_own(self, change: F32, privacy: Privacy, place: str) -> F32:
         """A shortened update with this peer's noise, shape (p,), float32; `place` names run and round."""
-        return noised(change, privacy, self._trained_size, self._bytes("update", place, change))
+        return noised(change, privacy, self._trained_size, self._bytes("update", place, change, privacy))
 
     def of_mean(self, mean: F32, peers: int, privacy: Privacy, place: str) -> F32:
         """The mean of shortened updates with the controller's noise, shape (p,), float32."""
-        return noised(mean, privacy, self._trained_size, self._bytes("mean", place, mean), peers=peers)
+        source = self._bytes("mean", place, mean, privacy, peers)
+        return noised(mean, privacy, self._trained_size, source, peers=peers)
 
-    def _bytes(self, what: str, place: str, vector: F32) -> KeyedBytes:
+    def _bytes(self, what: str, place: str, vector: F32, privacy: Privacy, peers: int = 1) -> KeyedBytes:
         values = hashlib.sha256(np.ascontiguousarray(vector, "<f4").data).hexdigest()
-        return KeyedBytes(self._secret(), f"{what}\0{place}\0{values}".encode())
+        amount = privacy.deviations(peers, state=self._trained_size < vector.size)
+        return KeyedBytes(self._secret(), f"{what}\0{place}\0{amount}\0{values}".encode())
 
     def _secret(self) -> bytes:
         with self._lock:
