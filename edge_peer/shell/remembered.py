@@ -100,6 +100,8 @@ class Remembrance:
         try:
             fields, parts = decode_tensors(content, self._expected, frozenset(self._expected))
             memory = Memory(fields.name("run_id"), fields.count("round", 1), fields.digest("digest"))
+            if not all(np.isfinite(part).all() for part in parts.values()):
+                raise RemoteProtocolError("has values that are not finite")
         except RemoteProtocolError as error:
             # Of another model, or damaged: what a codec once left out is not worth stopping for.
             LOG.warning("%s is of no use (%s); going on without it", path, error)
