@@ -30,6 +30,8 @@ from edge_peer.shell.global_model import CONTROL, GlobalModel
 from edge_peer.shell.noise import Noise, cost, privacy_of
 
 F32 = npt.NDArray[np.float32]
+#: No federation has more peers (`limits.peers_max`), so none bears more bad ones.
+PEERS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,17 @@ class Merged:
 def rule_of(settings: RunSettings, trained_size: int | None = None) -> Rule:
     """The run's rule; raises ParameterError."""
     kind = RULES.get(settings.rule)
-    parameters = _typed(kind.parameters if kind is not None else (), settings.rule_parameters)
+    if kind is None:
+        return make_rule(settings.rule)  # which refuses it
+    parameters = _typed(f"rule {settings.rule}", kind.parameters, settings.rule_parameters)
     if settings.rule == "qfedavg":
         # The rule's own default knows nothing of this training.
         parameters.setdefault("learning_rate", settings.learning_rate or 0.1)
-    return make_rule(settings.rule, trained_size=trained_size, **parameters)
+    rule = make_rule(settings.rule, trained_size=trained_size, **parameters)
+    if rule.required > PEERS_MAX:
+        # The rule counts how many updates it needs for that, which would take seconds.
+        raise ParameterError(f"rule {settings.rule}: byzantine is {rule.required}, not an integer to {PEERS_MAX}")
+    return rule
 
 
 def optimizer_of(name: str, parameters: Mapping[str, float]) -> ServerOptimizer | None:
@@ -62,11 +70,20 @@ def optimizer_of(name: str, parameters: Mapping[str, float]) -> ServerOptimizer 
             raise ParameterError(f"optimizer none: {next(iter(parameters))!r} is not one of none")
         return None
     kind = OPTIMIZERS.get(name)
-    return make_optimizer(name, **_typed(kind.parameters if kind is not None else (), parameters))
+    if kind is None:
+        return make_optimizer(name)  # which refuses it
+    return make_optimizer(name, **_typed(f"optimizer {name}", kind.parameters, parameters))
 
 
-def _typed(table: Sequence[Parameter], parameters: Mapping[str, float]) -> dict[str, Any]:
-    """Numbers of a document as what the rule takes: JSON and TOML do not tell 2 from 2.0 alike."""
+def _typed(what: str, table: Sequence[Parameter], parameters: Mapping[str, float]) -> dict[str, Any]:
+    """Numbers of a document as what the rule takes: JSON and TOML do not tell 2 from 2.0 alike.
+
+    Raises:
+        ParameterError: A name that it has not; anybody may choose it, also one that a Python function takes.
+    """
+    known = [it.name for it in table]
+    for unknown in sorted(set(parameters) - set(known)):
+        raise ParameterError(f"{what}: {unknown[:80]!r} is not one of {', '.join(known) or 'none'}")
     whole = {it.name for it in table if it.kind is int}
     return {
         name: int(value) if name in whole and float(value).is_integer() else value for name, value in parameters.items()
@@ -100,6 +117,10 @@ class CoreAggregation:
                 f"the run has privacy {settings.privacy}, noise {settings.privacy_noise:g}, this peer's [run] promises "
                 f"{promised.mode}, noise {promised.noise_multiplier:g}: give all peers the same [run]"
             )
+        if promised is not None and (settings.scaffold or settings.rule != "fedavg"):
+            # Both have peers send what they know of their data beside the update, and no noise hides that.
+            what = "scaffold" if settings.scaffold else f"rule {settings.rule}"
+            return f"the run has {what}, which tells of the data beside the noise: give all peers the same [run]"
         return ""
 
     def updates_needed(self, settings: RunSettings) -> int:
