@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from aggregator_core.codecs import bound
 from aggregator_core.layout import Layout
 from aggregator_core.server_optimizers import OPTIMIZERS
 from data_shards.shard import Shard
@@ -25,7 +26,7 @@ from edge_peer.config import Config, to_toml
 from edge_peer.errors import BrokerError, ConfigError, ResourceError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings, encode
+from edge_peer.protocol.messages import WHOLE, RunSettings, encode
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import DELTA, MODEL, PRESENCE, RETAINED, TENSORS, UPDATE, Topics
@@ -111,7 +112,7 @@ class Daemon:
                 shard,
                 config.peer.name,
                 self._post,
-                UpdateMaker(layout, remembrance, noise),
+                UpdateMaker(layout, remembrance, noise, self._artifacts.optimizer),
                 config.trainer.evaluate_local,
             )
         self._connection: Connection | None = None
@@ -377,7 +378,7 @@ class Daemon:
             self._on_lost(Lost(str(error)))
 
     def _on_accepted(self, accepted: Accepted) -> None:
-        needed = model_bytes(self._artifacts.layout, self._config.run) + ENVELOPE_BYTES
+        needed = message_bytes(self._artifacts.layout, self._config.run) + ENVELOPE_BYTES
         ours = self._config.broker.packet_bytes_max
         for limit, remedy in (
             (accepted.packet_bytes_max, "raise max_packet_size in mosquitto.conf"),
@@ -554,11 +555,14 @@ class Daemon:
         self._exit = command
 
 
-def model_bytes(layout: Layout, run: RunSettings) -> int:
-    """Bytes of the values of a run's whole model: with the server's state it is the largest message that there is."""
+def message_bytes(layout: Layout, run: RunSettings) -> int:
+    """Bytes of the values in the largest message of a run: a whole model with the server's state, or a change."""
     kind = OPTIMIZERS.get(run.server_optimizer)
     slots = (len(kind.slots) if kind is not None else 0) + run.scaffold
-    return 4 * (layout.size + slots * layout.trained_size)
+    whole = 4 * (layout.size + slots * layout.trained_size)
+    codecs = {run.codec, run.downlink} - {WHOLE}
+    # A control variate travels as a vector of the whole model's size.
+    return max(whole, *(bound(codec, layout) * (1 + run.scaffold) for codec in codecs))
 
 
 def _stamp() -> str:

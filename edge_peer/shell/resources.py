@@ -16,6 +16,10 @@ def load_resources(config: Config) -> tuple[ModelArtifacts, Shard | None]:
         ResourceError: One is missing or damaged, or they do not fit; names the command that makes it.
     """
     artifacts = load_artifacts(config.model.artifacts)
+    run = config.run
+    if run.scaffold:
+        # Said here, not by every peer in every round: there is no control variate of this model.
+        artifacts.optimizer.effective_steps(1, run.learning_rate or artifacts.learning_rate, run.proximal)
     if config.shard.path is None:
         return artifacts, None
     try:

@@ -11,17 +11,19 @@ import numpy.typing as npt
 from aggregator_core import l2_norm
 from aggregator_core.codecs import encode_with_feedback
 from aggregator_core.layout import Layout
+from aggregator_core.parameters import ParameterError
 from aggregator_core.scaffold import correction_of, new_control
+from edge_peer.errors import ResourceError
 from edge_peer.protocol.events import TrainingKey
 from edge_peer.protocol.messages import RunSettings
 from edge_peer.protocol.state import Memory
-from edge_peer.shell.aggregation import effective_steps
 from edge_peer.shell.changes import Change, Encoded, encoded
 from edge_peer.shell.global_model import CONTROL, GlobalModel
 from edge_peer.shell.noise import Noise, privacy_of
 from edge_peer.shell.remembered import Remembered, Remembrance
 from edge_peer.shell.vectors import Own
 from edge_peer.trainers.interface import TrainingResult
+from edge_peer.trainers.optimizer import LocalOptimizer
 
 F32 = npt.NDArray[np.float32]
 
@@ -48,12 +50,14 @@ class UpdateMaker:
         layout: Of the model.
         remembrance: Where memories are kept.
         noise: This peer's.
+        optimizer: The model's: it decides what a control variate is.
     """
 
-    def __init__(self, layout: Layout, remembrance: Remembrance, noise: Noise) -> None:
+    def __init__(self, layout: Layout, remembrance: Remembrance, noise: Noise, optimizer: LocalOptimizer) -> None:
         self._layout = layout
         self._remembrance = remembrance
         self._noise = noise
+        self._optimizer = optimizer
 
     def before(self, after: str | None) -> Remembered:
         """The memory that a training begins with."""
@@ -91,7 +95,7 @@ class UpdateMaker:
 
         Raises:
             RefusedUpdateError: A value does not fit the codec, or is not finite.
-            ParameterError: SCAFFOLD with a learning rate that is none.
+            ParameterError: SCAFFOLD with a learning rate that is none, or an optimizer that it cannot be used with.
             ResourceError: The disk does not take the memory.
         """
         layout, rng = self._layout, random.Random(f"{seed}/codec")
@@ -127,7 +131,11 @@ class UpdateMaker:
         """What the own control variate changes by, shape (p,): zero behind the trained values."""
         own, server = self._controls(base, before)
         trained = self._layout.trained_size
-        steps = effective_steps(result.steps, settings)
+        try:
+            steps = self._optimizer.effective_steps(result.steps, settings.learning_rate, settings.proximal)
+        except ResourceError as error:
+            # The run's settings do not fit the model; this peer is not to end because of them.
+            raise ParameterError(str(error)) from None
         new = new_control(own, server, (result.weights - base.vector)[:trained], steps, settings.learning_rate)
         change = np.zeros(self._layout.size, np.float32)
         np.subtract(new, own, out=change[:trained])
