@@ -217,7 +217,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "run.seed": (0, 2**53 - 1),
     "run.update_norm_max": (0, 1e30),
     "run.privacy_clip": (1e-9, 1e9),
-    "run.privacy_noise": (1e-3, 1e6),
+    "run.privacy_noise": (1e-3, 1e3),
     "run.privacy_delta": (1e-12, 0.5),
     "timing.grace_s": (0, 600),
     "timing.lease_s": (0.1, 3600),

@@ -26,14 +26,14 @@ def aggregation_relations(config: Config) -> Iterator[tuple[tuple[str, ...], str
         try:
             names()
         except (ParameterError, CodecNameError) as error:
-            value = getattr(run, fields[-1])
-            yield tuple(f"run.{it}" for it in fields), f"[run] {fields[-1]} = {value!r}: {error}"
+            value = repr(getattr(run, fields[-1]))[:80]
+            yield tuple(f"run.{it}" for it in fields), f"[run] {fields[-1]} = {value}: {error}"
     yield from _enough(config)
     yield from _together(run)
 
 
 def _enough(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    run, roster = config.run, config.federation.roster
+    run, roster, peers_max = config.run, config.federation.roster, config.limits.peers_max
     needed = CoreAggregation().updates_needed(run)
     if roster is not None and run.updates_min <= len(roster) < needed:
         yield (
@@ -41,6 +41,14 @@ def _enough(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             (
                 f'[run] rule = "{run.rule}" needs {needed} updates to bear what it is told to, the roster has only '
                 f"{len(roster)} peers: lower byzantine in rule_parameters, or choose another rule"
+            ),
+        )
+    elif run.updates_min <= peers_max < needed:
+        yield (
+            ("run.rule", "run.rule_parameters", "limits.peers_max"),
+            (
+                f'[run] rule = "{run.rule}" needs {needed} updates to bear what it is told to: more than [limits] '
+                f"peers_max = {peers_max}; lower byzantine in rule_parameters, or raise that"
             ),
         )
 

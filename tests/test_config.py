@@ -7,14 +7,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aggregator_core.parameters import Parameter
+from aggregator_core.privacy import Privacy
+from aggregator_core.rules import RULES
+from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config import CHOICES, RANGES, SECTIONS, Config, load_config, to_toml
 from edge_peer.errors import ConfigError
+from edge_peer.protocol.messages import RunSettings
+from edge_peer.shell.aggregation import CoreAggregation
 
 GOOD = """
 [peer]
@@ -110,6 +116,102 @@ SINGLE = {
     ('peer.name = "-k"',): r"\[peer\] name = '-k': use letters, digits",
     ('peer.name = "a/b"',): r"\[peer\] name = 'a/b': use letters, digits",
     ('federation.name = "x y"',): r"\[federation\] name = 'x y': use letters, digits",
+    ("run.scaffold = 1",): r"\[run\] scaffold = 1: must be true or false",
+    ('run.error_feedback = "yes"',): r"\[run\] error_feedback = 'yes': must be true or false",
+    ('run.rule = "mode"',): r"\[run\] rule = 'mode': must be one of adaptive_clipping, bulyan, ",
+    ('run.server_optimizer = "adam"',): r"\[run\] server_optimizer = 'adam': must be one of fedadagrad, .*none",
+    ('run.privacy = "yes"',): r"\[run\] privacy = 'yes': must be one of central, local, none",
+    ("run.privacy_clip = 0",): r"\[run\] privacy_clip = 0: must be from 1e-09 to 1e\+09",
+    ("run.privacy_noise = 0",): r"\[run\] privacy_noise = 0: must be from 0\.001 to 1000",
+    ("run.privacy_noise = 1001",): r"\[run\] privacy_noise = 1001: must be from 0\.001 to 1000",
+    ("run.privacy_delta = 0.6",): r"\[run\] privacy_delta = 0\.6: must be from 1e-12 to 0\.5",
+    ("run.codec = 8",): r"\[run\] codec = 8: must be a text",
+    (
+        "run.rule_parameters = 3",
+    ): r"\[run\] rule_parameters = 3: must be a table of numbers, such as \{ byzantine = 1 \}",
+    ('run.rule_parameters = { byzantine = "1" }',): r"\[run\] rule_parameters = .*: must be a table of numbers",
+    ("run.rule_parameters = { byzantine = true }",): r"\[run\] rule_parameters = .*: must be a table of numbers",
+    ("run.server_parameters = { tau = nan }",): r"\[run\] server_parameters = .*: must be a table of numbers",
+    ("run.server_parameters = { tau = { a = 1 } }",): r"\[run\] server_parameters = .*: must be a table of numbers",
+    ("run.server_parameters = [1]",): r"\[run\] server_parameters = \[1\]: must be a table of numbers",
+    # A rule, an optimizer, a codec and their parameters.
+    (
+        'run.rule = "krum"',
+        "run.rule_parameters = { byzantin = 1 }",
+    ): r"\[run\] rule_parameters = \{'byzantin': 1\}: rule krum: 'byzantin' is not one of byzantine",
+    (
+        "run.rule_parameters = { byzantine = 1 }",
+    ): r"\[run\] rule_parameters = .*: rule fedavg: 'byzantine' is not one of none",
+    (
+        'run.rule = "median"',
+        "run.rule_parameters = { trained_size = 1 }",
+    ): r"\[run\] rule_parameters = .*: rule median: 'trained_size' is not one of byzantine",
+    (
+        'run.rule = "median"',
+        "run.rule_parameters = { byzantine = 1.5 }",
+    ): r"\[run\] rule_parameters = .*: rule median: byzantine is 1\.5, not an integer from 0",
+    (
+        'run.rule = "median"',
+        "run.rule_parameters = { byzantine = 5000 }",
+    ): r"\[run\] rule_parameters = .*: rule median: byzantine is 5000, not an integer to 4096",
+    (
+        'run.rule = "norm_clipping"',
+        "run.rule_parameters = { norm_max = 0 }",
+    ): r"\[run\] rule_parameters = .*: rule norm_clipping: norm_max is 0, not a number above 0",
+    (
+        f"run.rule_parameters = {{ {', '.join(f'{chr(97 + i) * 30} = 1' for i in range(20))} }}",
+    ): r"\[run\] rule_parameters = \{'a{30}': 1, .{1,60}: rule fedavg: 'a{30}' is not one of none",
+    (
+        'run.server_optimizer = "fedadam"',
+        "run.server_parameters = { momentum = 0.5 }",
+    ): r"\[run\] server_parameters = .*: optimizer fedadam: 'momentum' is not one of learning_rate, beta1",
+    (
+        'run.server_optimizer = "fedavgm"',
+        "run.server_parameters = { momentum = 1 }",
+    ): r"\[run\] server_parameters = .*: rule fedavgm: momentum is 1, not a number from 0 and below 1",
+    (
+        'run.server_optimizer = "fedavgm"',
+        "run.server_parameters = { name = 1 }",
+    ): r"\[run\] server_parameters = .*: optimizer fedavgm: 'name' is not one of learning_rate, momentum",
+    (
+        "run.server_parameters = { momentum = 0.5 }",
+    ): r"\[run\] server_parameters = .*: optimizer none: 'momentum' is not one of none",
+    ('run.codec = "gzip"',): r"\[run\] codec = 'gzip': codec 'gzip' is not one of float32, float16, int8, int4, topk",
+    ('run.codec = "whole"',): r"\[run\] codec = 'whole': codec 'whole' is not one of",
+    (
+        'run.codec = "topk-0.10"',
+        "run.error_feedback = true",
+    ): r"\[run\] codec = 'topk-0\.10': codec .*no zero at the end",
+    ('run.downlink = "none"',): r"\[run\] downlink = 'none': codec 'none' is not one of",
+    # What does not go together.
+    ('run.codec = "topk-0.1"',): r'\[run\] codec = "topk-0\.1" loses most .* without error_feedback = true: add that',
+    ('run.downlink = "topk-0.1"',): r'\[run\] downlink = "topk-0\.1" leaves most .*: choose int8 or int4',
+    (
+        "run.scaffold = true",
+        'run.rule = "median"',
+    ): r'\[run\] scaffold goes with rule = "fedavg" alone, not with "median": leave one of them out',
+    (
+        'run.privacy = "local"',
+        'run.rule = "median"',
+    ): r'\[run\] privacy goes with rule = "fedavg" alone, not with "median": leave one of them out',
+    (
+        "run.scaffold = true",
+        'run.privacy = "central"',
+    ): r"\[run\] scaffold sends control variates, .*: leave it or privacy out",
+    (
+        'run.privacy = "local"',
+        'run.codec = "topk-0.1"',
+        "run.error_feedback = true",
+    ): r'\[run\] codec = "topk-0\.1" picks values by the data before noise hides them: choose int8 or int4',
+    (
+        'federation.roster = ["kitchen", "a", "b", "c"]',
+        'run.rule = "krum"',
+    ): r'\[run\] rule = "krum" needs 5 updates .*, the roster has only 4 peers: lower byzantine',
+    (
+        "limits.peers_max = 12",
+        'run.rule = "bulyan"',
+        "run.rule_parameters = { byzantine = 3 }",
+    ): r'\[run\] rule = "bulyan" needs 15 updates .*: more than \[limits\] peers_max = 12; lower byzantine',
     # Relations.
     ("run.round_deadline_s = 5",): r"\[run\] round_deadline_s = 5 is shorter than \[broker\] keepalive_s = 10.*raise",
     ("timing.lease_s = 9",): r"\[timing\] lease_s = 9 is shorter than \[broker\] keepalive_s = 10: raise",
@@ -151,6 +253,44 @@ def test_one_problem_is_told_with_field_value_and_remedy(tmp_path: Path, lines: 
     assert len(found) == 1
     assert re.match(SINGLE[lines], found[0])
     assert len(found[0]) < 400
+
+
+def test_what_goes_together_is_taken(tmp_path: Path) -> None:
+    for lines in (
+        (
+            'run.rule = "krum"',
+            "run.rule_parameters = { byzantine = 1 }",
+            'federation.roster = ["kitchen", "a", "b", "c", "d"]',
+        ),
+        ('run.rule = "trimmed_mean"', "run.rule_parameters = { byzantine = 2.0 }", 'run.codec = "int8"'),
+        ("run.scaffold = true", 'run.server_optimizer = "fedadam"', "run.server_parameters = { tau = 1 }"),
+        ('run.privacy = "local"', 'run.codec = "int4"', 'run.downlink = "int8"', "run.error_feedback = true"),
+        ('run.codec = "topk-0.01"', "run.error_feedback = true", 'run.downlink = "float32"'),
+    ):
+        config = load(tmp_path, changed(*lines))
+        assert CoreAggregation(config.run).lacking(config.run) == ""
+
+
+def test_parameters_may_be_a_table_of_their_own(tmp_path: Path) -> None:
+    tail = '[run]\nrule = "median"\n[run.rule_parameters]\nbyzantine = 2\n'
+    assert load(tmp_path, GOOD + tail).run.rule_parameters == {"byzantine": 2}
+
+
+def test_what_is_wrong_by_itself_is_told_once(tmp_path: Path) -> None:
+    """A rule that is none has no parameters that could be wrong, too."""
+    found = problems(
+        tmp_path,
+        changed('run.rule = "mode"', "run.rule_parameters = { x = 1 }", 'run.codec = ""', "run.server_parameters = 3"),
+    )
+    assert [problem.split(" = ")[0] for problem in found] == ["[run] rule", "[run] codec", "[run] server_parameters"]
+
+
+@pytest.mark.parametrize("field", ["clip", "noise", "delta"])
+@pytest.mark.parametrize("end", [0, 1])
+def test_whatever_privacy_is_in_range_is_taken_by_the_core(field: str, end: int) -> None:
+    run = RunSettings(privacy="local", **{f"privacy_{field}": RANGES[f"run.privacy_{field}"][end]})
+    Privacy(run.privacy, run.privacy_clip, run.privacy_noise, run.privacy_delta)
+    assert CoreAggregation(run).lacking(run) == ""
 
 
 def test_all_kinds_of_problems_are_told_at_once(tmp_path: Path) -> None:
@@ -225,7 +365,8 @@ def numeric_fields() -> dict[str, Any]:
         hints = get_type_hints(kind)
         for item in dataclasses.fields(kind):
             kinds = set(get_args(hints[item.name]) or [hints[item.name]]) - {type(None)}
-            if kinds & {int, float}:
+            # What numbers in a table may be is up to the rule that they are of.
+            if kinds & {int, float} and get_origin(hints[item.name]) is not dict:
                 found[f"{section}.{item.name}"] = item.default
     return found
 
@@ -251,6 +392,10 @@ def values(field: str, hint: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(sorted(CHOICES[field]))
     if hint is bool:
         return st.booleans()
+    if get_origin(hint) is dict:
+        return st.just({})
+    if field in ("run.codec", "run.downlink"):
+        return st.sampled_from(["float32", "float16", "int8", "int4", "topk-0.01"])
     if kinds & {int, float}:
         low, high = RANGES[field]
         return st.integers(int(low), int(high)) if int in kinds else st.floats(low, high, exclude_min=low == 0)
@@ -259,6 +404,36 @@ def values(field: str, hint: Any) -> st.SearchStrategy[Any]:
             lambda it: Path(it).resolve()
         )
     return NAME if field.endswith(".name") else TEXT
+
+
+def parameters(table: tuple[Parameter, ...], **fixed: int) -> st.SearchStrategy[dict[str, float]]:
+    """Some of a rule's parameters, each within its range."""
+    numbers = {
+        it.name: st.integers(int(it.low), int(min(it.high, 10)))
+        if it.kind is int
+        else st.floats(it.low, min(it.high, 100), exclude_min=it.above, exclude_max=it.below and it.high <= 100)
+        for it in table
+    }
+    chosen = {name: st.just(value) for name, value in fixed.items() if name in numbers}
+    return st.fixed_dictionaries(chosen, optional={name: it for name, it in numbers.items() if name not in chosen})
+
+
+def fitting(draw: st.DrawFn, run: RunSettings) -> RunSettings:
+    """A run whose rule, optimizer, codecs and privacy go together."""
+    if run.privacy != "none":
+        run = dataclasses.replace(run, scaffold=False)
+    if run.privacy != "none" or run.scaffold:
+        run = dataclasses.replace(run, rule="fedavg")
+    codec = run.codec.replace("topk-0.01", "int4") if run.privacy != "none" else run.codec
+    optimizer = OPTIMIZERS.get(run.server_optimizer)
+    return dataclasses.replace(
+        run,
+        rule_parameters=draw(parameters(RULES[run.rule].parameters, byzantine=0)),
+        server_parameters=draw(parameters(optimizer.parameters)) if optimizer is not None else {},
+        codec=codec,
+        error_feedback=run.error_feedback or codec.startswith("topk"),
+        downlink=run.downlink.replace("topk-0.01", "whole"),
+    )
 
 
 @st.composite
@@ -270,7 +445,7 @@ def configs(draw: st.DrawFn) -> Config:
         fields = {}
         for item in dataclasses.fields(kind):
             field = f"{section}.{item.name}"
-            required = item.default is dataclasses.MISSING
+            required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
             if required or (field != "federation.roster" and draw(st.booleans())):
                 fields[item.name] = draw(values(field, hints[item.name]))
         sections[section] = kind(**fields)
@@ -285,7 +460,10 @@ def configs(draw: st.DrawFn) -> Config:
     roster = draw(st.none() | st.lists(NAME, unique=True, min_size=1, max_size=4))
     least = 1 if roster is not None else min(run.updates_min, 5)
     sections["run"] = replace(
-        run, round_deadline_s=deadline, updates_min=least, fraction=1.0 if run.strategy == "all" else run.fraction
+        fitting(draw, run),
+        round_deadline_s=deadline,
+        updates_min=least,
+        fraction=1.0 if run.strategy == "all" else run.fraction,
     )
     if roster is not None:
         roster = tuple(dict.fromkeys([sections["peer"].name, *roster]))
@@ -304,7 +482,9 @@ def test_any_configuration_is_read_as_it_was_written(tmp_path: Path, config: Con
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda it: st.lists(it, max_size=3),
+        lambda it: (
+            st.lists(it, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("byzantine"), it, max_size=3)
+        ),
         max_leaves=5,
     ),
     st.sampled_from(
@@ -327,6 +507,10 @@ def toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        # Two texts that differ in what TOML cannot hold would be one key.
+        items = {toml(key): toml(item) for key, item in value.items()}
+        return "{ " + ", ".join(f"{key} = {item}" for key, item in items.items()) + " }"
     if isinstance(value, str):
         return '"' + "".join(f"\\U{ord(it):08x}" for it in value if not 0xD800 <= ord(it) < 0xE000) + '"'
     return repr(value)
