@@ -128,6 +128,26 @@ def test_what_cannot_be_averaged_is_refused(name: str) -> None:
         weighted_mean(updates, counts)
 
 
+@given(hnp.arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32)))
+def test_the_peak_is_the_largest_magnitude(update: np.ndarray) -> None:
+    if np.isfinite(update).all():
+        assert fedavg._peak(update) == max([0.0, *(abs(float(value)) for value in update)])
+    else:
+        with pytest.raises(RefusedUpdateError, match="not finite"):
+            fedavg._peak(update)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, fedavg.PEAK_BLOCK - 1, fedavg.PEAK_BLOCK, -1])
+def test_a_stream_sees_a_value_that_is_not_finite_anywhere(bad: float, where: int) -> None:
+    update = np.full(fedavg.PEAK_BLOCK * 2 + 3, -3e38, np.float32)
+    update[where] = bad
+    stream = StreamingMean(update.size)
+    with pytest.raises(RefusedUpdateError, match=r"1 of .* values are not finite"):
+        stream.add(update, 1)
+    assert stream.total == 0
+
+
 def test_a_refused_update_leaves_the_streaming_mean_as_it_was() -> None:
     stream = StreamingMean(3)
     with pytest.raises(RefusedUpdateError, match="no update"):

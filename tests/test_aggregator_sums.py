@@ -9,7 +9,7 @@ from aggregator_core import RefusedUpdateError, StreamingMean, distances, sums, 
 from aggregator_core.distances import gram, squared_distances
 
 
-@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 64, 257])
+@pytest.mark.parametrize("n", [1, 2, sums.GROUP - 1, sums.GROUP, sums.GROUP + 1, 2 * sums.GROUP, 257])
 def test_sums_are_as_near_to_float64_as_a_group_permits(n: int) -> None:
     rng = np.random.default_rng(n)
     rows = rng.normal(size=(n, 1000)).astype(np.float32)
@@ -22,11 +22,33 @@ def test_sums_are_as_near_to_float64_as_a_group_permits(n: int) -> None:
 @pytest.mark.parametrize("block", [1, 7, 1000])
 def test_the_block_changes_no_byte(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
-    rows = list(rng.normal(size=(37, 501)).astype(np.float32))
-    weights = rng.uniform(1, 9, size=37)
+    rows = list(rng.normal(size=(2 * sums.GROUP + 5, 501)).astype(np.float32))
+    weights = rng.uniform(1, 9, size=len(rows))
     whole = sums.weighted_average(rows, weights)
     monkeypatch.setattr(sums, "BLOCK", block)
     assert sums.weighted_average(rows, weights).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [0, 1, 15, 16, 17, 1000])
+def test_every_row_of_working_memory_begins_with_a_cache_line(width: int, dtype: type[np.floating]) -> None:
+    rows = sums.aligned_rows(3, width, dtype)
+    assert rows.shape == (3, width)
+    assert rows.dtype == dtype
+    rows[:] = np.arange(3)[:, None]
+    np.testing.assert_array_equal(rows.sum(1), np.arange(3) * width)
+    assert [row.ctypes.data % sums.LINE for row in rows if width] == [0] * (3 if width else 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, sums.GROUP + 1])
+def test_no_sum_is_a_negative_zero(n: int) -> None:
+    """Which of two zeros a network lets pass depends on the processor, so a sum must not show it."""
+    rows = np.full((n, 3), -0.0, np.float32)
+    stream = StreamingMean(3)
+    for row in rows:
+        stream.add(row, 2)
+    for result in (weighted_mean(rows, [2] * n), stream.result()):
+        assert result.tobytes() == bytes(12)
 
 
 def test_equal_weights_need_no_product_and_give_the_same_bytes() -> None:
@@ -42,13 +64,14 @@ def test_what_leaves_float32_is_summed_in_float64() -> None:
     np.testing.assert_array_equal(weighted_mean(rows, [1 + i for i in range(40)]), rows[0])
 
 
-@pytest.mark.parametrize("n", [1, 16, 17, 50])
+@pytest.mark.parametrize("n", [1, sums.GROUP, sums.GROUP + 1, 2 * sums.GROUP + 6])
 def test_a_stream_gives_the_same_bytes_across_groups(n: int) -> None:
     rng = np.random.default_rng(n)
-    rows = rng.normal(size=(n, 60_001)).astype(np.float32)
+    size = sums.BLOCK + 10_001
+    rows = rng.normal(size=(n, size)).astype(np.float32)
     counts = rng.integers(1, 1000, size=n).tolist()
     for checked in (False, True):
-        stream = StreamingMean(60_001)
+        stream = StreamingMean(size)
         for row, count in zip(rows, counts, strict=True):
             stream.add(row, count, checked=checked)
         assert stream.result().tobytes() == weighted_mean(rows, counts).tobytes()
