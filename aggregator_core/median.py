@@ -9,21 +9,21 @@ too many comparators, columns are sorted; both give the same order statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from aggregator_core.rule import Received, RobustRule, majority
-from aggregator_core.selection import Comparator, apply, cost, sorting, trimming
-from aggregator_core.sums import weighted_average
+from aggregator_core.selection import Comparator, apply, cost, run, sorting, trimming
+from aggregator_core.sums import Buffers, aligned_rows, sum_block, weighted_average
 from aggregator_core.updates import F32, refuse_non_finite
 
 #: Operations on rows up to which a network is faster than numpy's sort, where that is vectorized.
 NETWORK_COST_MAX = 1_200
 #: Columns that go through a network at a time: fewer cost more calls than arithmetic, more do not stay in a cache.
-COLUMNS = 16_384
+COLUMNS = 24_576
 #: Columns that are sorted at a time, and of these, that are transposed at a time.
 SORTED_COLUMNS, TRANSPOSED_COLUMNS = 4_096, 512
 
@@ -45,7 +45,7 @@ def arranged(rows: Sequence[F32], network: Sequence[Comparator]) -> Iterator[tup
     n, size = len(rows), rows[0].size
     sort = cost(network) > NETWORK_COST_MAX
     width = min(SORTED_COLUMNS if sort else COLUMNS, size)
-    work = np.empty((n + 1, width), np.float32)
+    work = aligned_rows(n + 1, width, np.float32)
     for start in range(0, size, width):
         stop = min(start + width, size)
         block = work[:, : stop - start]
@@ -54,10 +54,17 @@ def arranged(rows: Sequence[F32], network: Sequence[Comparator]) -> Iterator[tup
             parts = sort_columns(parts, block[:n])
         else:
             apply(network, parts, list(block))
-        # A NaN comes out of every comparator that it goes into, and a sort puts it last.
-        if not (np.isfinite(parts[0]).all() and np.isfinite(parts[-1]).all()):
-            refuse_non_finite(rows)
+        refuse_bad_ends(parts, rows)
         yield slice(start, stop), parts
+
+
+def refuse_bad_ends(parts: Sequence[F32], rows: Sequence[F32]) -> None:
+    """Raise RefusedUpdateError if rows are not all finite, seen by the smallest and the largest values of a block.
+
+    A NaN comes out of every comparator that it goes into, and a sort puts it last.
+    """
+    if not (np.isfinite(parts[0]).all() and np.isfinite(parts[-1]).all()):
+        refuse_non_finite(rows)
 
 
 def sort_columns(parts: Sequence[F32], block: F32) -> list[F32]:
@@ -109,6 +116,54 @@ def coordinate_median(rows: Sequence[F32]) -> F32:
     return blockwise(rows, sorting(n, (n - 1) // 2, n // 2 + 1), middle)
 
 
+def trimmed_mean(rows: Sequence[F32], f: int) -> F32:
+    """The mean of each coordinate without its f smallest and its f largest values.
+
+    Values go into the sum as soon as the network has let them pass, so that they are still in a cache.
+
+    Args:
+        rows: n arrays of shape (p,), float32; not modified.
+        f: From 0; 2f < n.
+
+    Returns:
+        Shape (p,), float32.
+
+    Raises:
+        RefusedUpdateError: A value is not finite.
+    """
+    n, size = len(rows), rows[0].size
+    weights = np.ones(n - 2 * f)
+    if f == 0:
+        return weighted_average(rows, weights)
+    network = trimming(n, f)
+    if cost(network) > NETWORK_COST_MAX:
+        return blockwise(rows, network, lambda parts: weighted_average(parts[f : n - f], weights))
+    result = np.empty(size, np.float32)
+    work, buffers = aligned_rows(n + 1, min(COLUMNS, size), np.float32), Buffers.of(min(COLUMNS, size))
+    for start in range(0, size, COLUMNS):
+        here = result[start : start + COLUMNS]
+        parts = [row[start : start + COLUMNS] for row in rows]
+        passing = passed(network, parts, list(work[:, : here.size]), range(f, n - f))
+        sum_block(passing, [None] * (n - 2 * f), n - 2 * f, buffers, here)
+        # The network goes on to its end, for the extremes.
+        next(passing, None)
+        refuse_bad_ends(parts, rows)
+        if not np.isfinite(here).all():
+            # The values are so large that sums have left float32.
+            parts = [row[start : start + COLUMNS] for row in rows]
+            apply(network, parts, list(work[:, : here.size]))
+            np.copyto(here, weighted_average(parts[f : n - f], weights))
+    return result
+
+
+def passed(network: Sequence[Comparator], parts: list[F32], pool: list[F32], wanted: Container[int]) -> Iterator[F32]:
+    """Each wanted row once it has its result; the network then works on in its memory. Arguments as for `run`."""
+    for index in run(network, parts, pool):
+        if index in wanted:
+            yield parts[index]
+            pool.append(parts[index])
+
+
 def with_state(trained: F32, rows: Sequence[F32]) -> F32:
     """An update of whose state nothing is known yet: that becomes the coordinate median of the rows'.
 
@@ -154,6 +209,4 @@ class TrimmedMean(RobustRule):
         return majority(n)
 
     def _combine(self, received: Received) -> F32:
-        n, f = len(received.rows), self.byzantine
-        weights = np.ones(n - 2 * f)
-        return blockwise(received.rows, trimming(n, f), lambda parts: weighted_average(parts[f : n - f], weights))
+        return trimmed_mean(received.rows, self.byzantine)

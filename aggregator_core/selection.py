@@ -10,7 +10,7 @@ volume 3, 5.2.2, algorithm M (merge exchange), for any n.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,12 +20,13 @@ from aggregator_core.updates import F32
 
 
 class Comparator(NamedTuple):
-    """Of rows i < j, and which of its two outputs somebody uses."""
+    """Of rows i < j, which of its two outputs somebody uses, and which of the rows no later comparator touches."""
 
     i: int
     j: int
     low: bool
     high: bool
+    last: tuple[int, ...]
 
 
 def merge_exchange(n: int) -> list[tuple[int, int]]:
@@ -47,28 +48,34 @@ def merge_exchange(n: int) -> list[tuple[int, int]]:
 def extremes_outward(n: int, f: int) -> list[tuple[int, int]]:
     """Comparators that put the f smallest values into the first f rows and the f largest into the last f.
 
-    What is between them stays in no order. For small f these are fewer than those of a sort.
+    What is between them stays in no order. For small f these are fewer than those of a sort. Rows go in by pairs, from
+    the ends to the middle, and a pair passes all f extremes before the next goes in: few rows are worked on at a time.
     """
     pairs: list[tuple[int, int]] = []
-    for k in range(min(f, n // 2)):
-        first, last = k, n - 1 - k
-        half = (last - first + 1) // 2
-        # The smaller of each pair comes to the lower half, the larger to the upper.
-        pairs.extend((first + i, last - i) for i in range(half))
-        middle = [first + half] if (last - first + 1) % 2 else []
-        pairs.extend((first, i) for i in [*range(first + 1, first + half), *middle])
-        pairs.extend((i, last) for i in [*middle, *range(last - half + 1, last)])
+    f = min(f, n // 2)
+    for i in range(n // 2):
+        j = n - 1 - i
+        # The smaller value of a pair is no candidate for the largest, nor the larger for the smallest.
+        for k in range(min(f, i)):
+            pairs += [(i, j), (k, i), (j, n - 1 - k)]
+        if i < f:
+            pairs.append((i, j))
+    if n % 2:
+        for k in range(f):
+            pairs += [(k, n // 2), (n // 2, n - 1 - k)]
     return pairs
 
 
 def prune(pairs: Sequence[tuple[int, int]], wanted: Iterable[int]) -> tuple[Comparator, ...]:
     """Without the comparators and the halves of comparators on which no wanted row depends."""
     live = set(wanted)
+    touched: set[int] = set()
     kept: list[Comparator] = []
     for i, j in reversed(pairs):
         if i in live or j in live:
-            kept.append(Comparator(i, j, i in live, j in live))
+            kept.append(Comparator(i, j, i in live, j in live, tuple(row for row in (i, j) if row not in touched)))
             live.update((i, j))
+            touched.update((i, j))
     return tuple(reversed(kept))
 
 
@@ -96,18 +103,23 @@ def trimming(n: int, f: int) -> tuple[Comparator, ...]:
     return min(prune(extremes_outward(n, max(1, f)), wanted), prune(merge_exchange(n), wanted), key=cost)
 
 
-def apply(network: Sequence[Comparator], rows: list[F32], pool: list[F32]) -> None:
-    """Run a network.
+def run(network: Sequence[Comparator], rows: list[F32], pool: list[F32]) -> Iterator[int]:
+    """Run a network, and tell which row has its result as soon as it has.
+
+    Who needs no more of a row may then append its memory to the pool: what is worked on stays in a cache.
 
     Args:
         network: From `sorting` or `trimming` for n rows.
         rows: n arrays of shape (b,), float32; they are not modified. The list gets the results in their places; a row
-            that no comparator has touched stays what it is.
+            that no comparator has touched stays what it is, and is not told.
         pool: n + 1 arrays of shape (b,), float32, overwritten, in which results are; the list is used up.
+
+    Yields:
+        Indices of rows.
     """
     minimum, maximum = np.minimum, np.maximum
     own = [False] * len(rows)
-    for i, j, low, high in network:
+    for i, j, low, high, last in network:
         a, b = rows[i], rows[j]
         # In place where there is a row of ours to overwrite; the first result of two must leave both inputs alone.
         if low:
@@ -119,3 +131,10 @@ def apply(network: Sequence[Comparator], rows: list[F32], pool: list[F32]) -> No
         if low and high and own[i]:
             pool.append(a)
         own[i], own[j] = own[i] or low, own[j] or high
+        yield from last
+
+
+def apply(network: Sequence[Comparator], rows: list[F32], pool: list[F32]) -> None:
+    """Run a network to its end, with the arguments of `run`."""
+    for _ in run(network, rows, pool):
+        pass

@@ -21,7 +21,7 @@ from aggregator_core.server_optimizers import OPTIMIZERS, make_optimizer
 def show(name, array):
     print(name, hashlib.sha256(array.tobytes()).hexdigest())
 
-for n, size in ((7, 33), (40, 20_001), (130, 5_003)):
+for n, size in ((7, 33), (40, 30_001), (130, 5_003)):
     rng = np.random.Generator(np.random.PCG64(n))
     updates = (rng.integers(-2**24, 2**24, size=(n, size)) / 2**20).astype(np.float32)
     reports = [Report(steps=1 + i % 5, staleness=i % 3, loss=0.5 + i / 7) for i in range(n)]

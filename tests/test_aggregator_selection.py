@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aggregator_core import median, reference
-from aggregator_core.selection import apply, cost, extremes_outward, merge_exchange, prune, sorting, trimming
+from aggregator_core import RefusedUpdateError, median, reference
+from aggregator_core.selection import apply, cost, extremes_outward, merge_exchange, prune, run, sorting, trimming
 
 
 @pytest.mark.parametrize("n", range(1, 12))
@@ -38,6 +38,45 @@ def test_pruned_networks_give_the_wanted_ranks(n: int) -> None:
         np.testing.assert_array_equal([rows[0], rows[-1]], ordered[[0, -1]])
 
 
+@pytest.mark.parametrize("n", [2, 3, 16, 33])
+def test_a_row_is_told_once_when_no_comparator_touches_it_any_more(n: int) -> None:
+    columns = np.random.default_rng(n).normal(size=(n, 50)).astype(np.float32)
+    for network in (sorting(n, 0, n), trimming(n, 1), trimming(n, (n - 1) // 2)):
+        final = list(columns)
+        apply(network, final, list(np.empty((n + 1, 50), np.float32)))
+        rows = list(columns)
+        told = {index: rows[index].copy() for index in run(network, rows, list(np.empty((n + 1, 50), np.float32)))}
+        assert sorted(told) == sorted({row for it in network for row in (it.i, it.j)})
+        assert sorted(row for it in network for row in it.last) == sorted(told)
+        for index, values in told.items():
+            np.testing.assert_array_equal(values, final[index])
+
+
+@pytest.mark.parametrize(("n", "f"), [(1, 0), (4, 0), (3, 1), (16, 1), (17, 3), (16, 7), (64, 1), (33, 16)])
+def test_what_passes_a_network_is_summed_while_it_works_on_in_its_memory(n: int, f: int) -> None:
+    rows = np.random.default_rng(n).normal(size=(n, median.COLUMNS + 9)).astype(np.float32)
+    rows.flags.writeable = False
+    exact = np.sort(rows, axis=0)[f : n - f].mean(0, dtype=np.float64)
+    np.testing.assert_allclose(median.trimmed_mean(list(rows), f), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cost_max", [-1, median.NETWORK_COST_MAX])
+def test_a_trimmed_sum_may_leave_float32(cost_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(median, "NETWORK_COST_MAX", cost_max)
+    rows = np.full((9, median.COLUMNS + 9), 3e38, np.float32)
+    rows[:, 0] = range(9)
+    np.testing.assert_array_equal(median.trimmed_mean(list(rows), 2)[[0, 1, -1]], np.array([4, 3e38, 3e38], np.float32))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("column", [0, -1])
+def test_what_is_trimmed_must_be_finite_too(bad: float, column: int) -> None:
+    rows = np.random.default_rng(1).normal(size=(9, median.COLUMNS + 9)).astype(np.float32)
+    rows[4, column] = bad
+    with pytest.raises(RefusedUpdateError, match=r"1 of .* values are not finite"):
+        median.trimmed_mean(list(rows), 2)
+
+
 def test_networks_have_the_known_numbers_of_comparators() -> None:
     # Knuth, volume 3, 5.3.4, table of merge exchange.
     assert [len(merge_exchange(n)) for n in (1, 2, 3, 4, 5, 8, 16)] == [0, 1, 3, 5, 9, 19, 63]
@@ -48,7 +87,7 @@ def test_networks_have_the_known_numbers_of_comparators() -> None:
 
 @pytest.mark.parametrize("n", [3, 16, 33])
 def test_sort_and_network_give_the_same_bytes(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = list(np.random.default_rng(n).normal(size=(n, 20_001)).astype(np.float32).round(1))
+    rows = list(np.random.default_rng(n).normal(size=(n, median.COLUMNS + 9)).astype(np.float32).round(1))
     by_network = median.coordinate_median(rows)
     monkeypatch.setattr(median, "NETWORK_COST_MAX", -1)
     assert median.coordinate_median(rows).tobytes() == by_network.tobytes()
