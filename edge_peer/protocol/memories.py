@@ -1,8 +1,8 @@
 """Which memory a training begins with: that of the last own update which was counted, never of one that was not.
 
 A codec's residual and a control variate advance with each update, but only if the update is counted; otherwise what it
-said would be taken for said. The shell writes the memory of an update before the update is sent, so two are known: the
-last one that was counted, and the one that waits for its round to close.
+said would be taken for said. The shell writes the memory of an update before the update is sent, so two are on the
+disk: the one that the last training began with, and the one that waits for its round to close.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 from edge_peer.protocol.events import TrainingKey
 from edge_peer.protocol.messages import Round
 from edge_peer.protocol.state import Memory
+
+#: Two are on the disk; between them there may be some of trainings that were cancelled as they ended.
+MEMORIES_MAX = 8
 
 
 class Memories:
@@ -23,29 +26,40 @@ class Memories:
     def __init__(self, peer: str, memories: tuple[Memory, ...]) -> None:
         self._peer = peer
         self._memories = sorted(memories, key=lambda it: it.round)
+        #: Digests of updates of which this process knows that they are in no model: never sent, or not counted.
+        self._idle: set[str] = set()
 
     def made(self, key: TrainingKey, digest: str) -> None:
-        """The shell keeps a memory with the update that was just made."""
-        self._memories = [it for it in self._memories if it.run_id == key.run_id and it.round < key.round][-1:]
-        self._memories.append(Memory(key.run_id, key.round, digest))
+        """The shell keeps a memory with the update that was just made, in place of any of that round or a later one."""
+        earlier = [it for it in self._memories if it.run_id == key.run_id and it.round < key.round]
+        self._memories = [*earlier, Memory(key.run_id, key.round, digest)][-MEMORIES_MAX:]
+        self._idle = {digest} | (self._idle & {it.digest for it in earlier})
+
+    def sent(self, digest: str) -> None:
+        """The update goes to a controller, for the first time or again: from now on it may be counted."""
+        self._idle.discard(digest)
 
     def hear(self, document: Round) -> None:
-        """Let go of a memory whose update was not counted in the round that has just closed.
+        """Learn whether an update was counted in the round that has made the document's base.
 
-        A controller that did not close that round itself lists nobody. Then the update is taken for counted: it was
-        sent, and the round went on.
+        A controller that did not close that round itself lists nobody. Then the update is taken for counted if it was
+        sent, because the round went on; so it is when this peer did not hear the document that lists it.
         """
-        counted = document.closed_accepted
-        if counted:
-            self._memories = [
-                it
-                for it in self._memories
-                if it.run_id != document.run_id
-                or it.round != document.round - 1
-                or counted.get(self._peer) == it.digest
-            ]
+        base, counted = document.base, document.closed_accepted
+        if base is None or not counted:
+            return
+        for it in self._memories:
+            if (it.run_id, it.round) == (base.run_id, base.round):
+                if counted.get(self._peer) == it.digest:
+                    self._idle.discard(it.digest)
+                else:
+                    self._idle.add(it.digest)
 
     def before(self, key: TrainingKey) -> str | None:
         """Digest of the own update whose memory a training begins with; None: of none."""
-        earlier = [it for it in self._memories if it.run_id == key.run_id and it.round < key.round]
+        earlier = [
+            it
+            for it in self._memories
+            if it.run_id == key.run_id and it.round < key.round and it.digest not in self._idle
+        ]
         return earlier[-1].digest if earlier else None
