@@ -78,6 +78,14 @@ def _together(run: RunSettings) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if run.privacy == "none":
         return
+    if run.privacy == "local" and run.update_norm_max > 0:
+        yield (
+            ("run.privacy", "run.update_norm_max"),
+            (
+                f"[run] update_norm_max = {run.update_norm_max:g} would refuse every update with local noise on it, "
+                "which is as long as the noise is: leave it out, privacy_clip bounds updates"
+            ),
+        )
     if run.codec.startswith("topk-"):
         yield (
             ("run.codec", "run.privacy"),

@@ -204,6 +204,10 @@ SINGLE = {
         "run.error_feedback = true",
     ): r'\[run\] codec = "topk-0\.1" picks values by the data before noise hides them: choose int8 or int4',
     (
+        'run.privacy = "local"',
+        "run.update_norm_max = 5",
+    ): r"\[run\] update_norm_max = 5 would refuse every update with local noise on it",
+    (
         'federation.roster = ["kitchen", "a", "b", "c"]',
         'run.rule = "krum"',
     ): r'\[run\] rule = "krum" needs 5 updates .*, the roster has only 4 peers: lower byzantine',
@@ -422,6 +426,8 @@ def fitting(draw: st.DrawFn, run: RunSettings) -> RunSettings:
     """A run whose rule, optimizer, codecs and privacy go together."""
     if run.privacy != "none":
         run = dataclasses.replace(run, scaffold=False)
+    if run.privacy == "local":
+        run = dataclasses.replace(run, update_norm_max=0.0)
     if run.privacy != "none" or run.scaffold:
         run = dataclasses.replace(run, rule="fedavg")
     codec = run.codec.replace("topk-0.01", "int4") if run.privacy != "none" else run.codec

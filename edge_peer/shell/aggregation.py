@@ -19,6 +19,7 @@ from aggregator_core.codecs import CodecNameError, check_name
 from aggregator_core.layout import Layout
 from aggregator_core.means import proximal_steps
 from aggregator_core.parameters import Parameter, ParameterError
+from aggregator_core.privacy_state import possible
 from aggregator_core.rule import Report, Rule
 from aggregator_core.rules import RULES, make_rule
 from aggregator_core.scaffold import step_server
@@ -224,6 +225,8 @@ def advance(
     with np.errstate(over="ignore"):
         vector = (base.vector + step).astype(np.float32, copy=False)
     check_update(vector, layout.size)
+    # Noise may have made a state of it that no training makes, and that has no int8 form; any other stays as it is.
+    vector = possible(vector, layout)
     control = base.server.get(CONTROL)
     if change.control is not None:
         before = control if control is not None else np.zeros(trained, np.float32)
