@@ -20,7 +20,8 @@ compile() {
 }
 
 compile demo.lock --extra litert --extra operator
-# The tests share the demo's environment, so whatever is in both has one version.
-compile test.lock --constraint demo.lock --extra litert --extra operator --extra test
+compile fleet.lock --constraint demo.lock --extra fleet
+# The tests share the demo's environment and run the fleet's tools, so whatever is in several has one version.
+compile test.lock --constraint demo.lock --constraint fleet.lock --extra litert --extra operator --extra fleet --extra test
 compile tflite.lock --extra tflite --extra images --extra test
 compile models.lock --extra models --extra litert --extra test
