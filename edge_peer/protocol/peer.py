@@ -462,6 +462,8 @@ class Peer:
         for peer, presence in others.items():
             if presence.elected > self._controller.term:
                 return f"{peer} has seen a controller of term {presence.elected}"
+        if context.lacking():
+            return context.lacking()
         if self._controller.document is None or self._controller.document.participants:
             return ""
         best = choose(context.everyone())

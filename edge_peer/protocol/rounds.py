@@ -500,6 +500,7 @@ class Controller:
         context = self._context
         assert self._base is not None
         assert self._run is not None
+        self._seek_final_model(self._base)
         self._publish_model()
         overdue = context.now_s >= self._deadline_s
         if not self._complete and (overdue or self._scores.all_in):
@@ -512,6 +513,18 @@ class Controller:
         if self._complete and self._has_said_so() and not self._is_superseded():
             self._start_if_wanted(self._run.number)
 
+    def _seek_final_model(self, base: ModelRef) -> None:
+        """Ask for it where an earlier controller has sent it to others only; its holder sends it again at each beat."""
+        context = self._context
+        wanted = None
+        if base.sha256 not in context.models:
+            online = context.roster.online().items()
+            holders = [peer for peer, it in online if it.newest is not None and it.newest.sha256 == base.sha256]
+            wanted = (base, holders[0]) if holders else None
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._dirty = True
+
     def _has_said_so(self) -> bool:
         """Everybody must be able to hear that a run is over before the next one begins."""
         said = self.document
@@ -522,6 +535,8 @@ class Controller:
     def _enter(self, phase: str) -> None:
         assert (self.phase, phase) in CHANGES, f"from {self.phase} to {phase}"
         self.phase = phase
+        if phase != FETCHING:
+            self._wanted = None
         # A merge is over before anybody could read of it; the document after it says what came of it.
         self._dirty = self._dirty or phase != MERGING
         if phase in (IDLE, MERGING):

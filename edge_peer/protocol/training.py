@@ -54,6 +54,9 @@ class Trainer:
         self._asked_s: float | None = None
         #: What was sent before this connection did not come, and will not come any more.
         self._late = True
+        #: The newest document that was worked on, and the one of those before this connection.
+        self._seen: tuple[str, int, int] | None = None
+        self._seen_before: tuple[str, int, int] | None = None
         self._served_s = float("-inf")
         self._kept: frozenset[str] = frozenset()
         self._row: tuple[str, int] | None = None
@@ -73,6 +76,7 @@ class Trainer:
         self._told = None
         self._asked_s = None
         self._late = True
+        self._seen_before = self._seen
 
     def on_done(self, event: TrainingDone) -> None:
         """The update is ready."""
@@ -124,6 +128,7 @@ class Trainer:
         if not self._has_same_model(controller, document):
             self._stop_training_unless(None)
             return
+        self._seen = (document.session, document.term, document.beat)
         self._adopt(document)
         self._memories.hear(document)
         self._serve(document)
@@ -148,7 +153,7 @@ class Trainer:
             self._ask_for_model(document, base)
             return
         self._asked_s = None
-        self._late = False
+        self._late = self._late and self._seen == self._seen_before
         self._context.needs = None
         if taking_part:
             self._context.hold(base, later=True)
