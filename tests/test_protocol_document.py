@@ -15,6 +15,7 @@ import pytest
 
 from docs.tables import attributes
 from edge_peer.protocol.messages import (
+    Delta,
     Evaluation,
     ModelRef,
     Presence,
@@ -33,13 +34,14 @@ from edge_peer.protocol.topics import KINDS, RETAINED, TENSORS
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "protocol.md"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-RULE = re.compile(r"\b[MECURTI]\d+\b")
+RULE = re.compile(r"\b[MECURTDI]\d+\b")
 #: kind -> (what it carries, who writes it)
 SAID = {
     "presence": (Presence, "every peer; the broker, as its last will"),
     "vote": (Vote, "every peer that votes"),
     "round": (Round, "the controller"),
     "model": (ModelRef, "the controller, retained; a peer that is asked for it, not retained"),
+    "delta": (Delta, "the controller, where the run's downlink is a codec"),
     "update": (UpdateOffer, "a trainer"),
     "evaluation": (Evaluation, "every peer with a test split"),
     "stop": (Stop, "any peer, or the operator"),
@@ -122,7 +124,7 @@ def test_every_field_is_described(said: type[Any]) -> None:
 
 
 def test_every_rule_is_cited_by_a_test_and_every_citation_is_a_rule() -> None:
-    rules = re.findall(r"^- \*\*([MECURTI]\d+)\*\*", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    rules = re.findall(r"^- \*\*([MECURTDI]\d+)\*\*", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(set(rules)) == len(rules) > 50
     sources = [*Path(__file__).parent.glob("test_protocol_*.py"), Path(__file__).parent / "test_sim.py"]
     cited = {

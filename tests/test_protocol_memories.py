@@ -137,7 +137,7 @@ def test_a_round_that_is_opened_again_is_trained_from_the_same_memory() -> None:
     assert hand.last(do.PublishUpdate).offer.digest == sha(2)
 
 
-def test_after_a_restart_the_memories_on_the_disk_are_known() -> None:  # T8
+def test_after_a_restart_the_memories_on_the_disk_are_known() -> None:  # T8, T9
     disk = (Memory("run", 2, sha(2)), Memory("run", 1, sha(1)))
     state = SavedState(elected_term=1, run=RunRecord("run", 1, FEEDBACK), held=ref(2), memories=disk)
     assert training(following(state, 3)).after == sha(2)

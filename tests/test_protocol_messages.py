@@ -14,8 +14,10 @@ from edge_peer.errors import RemoteProtocolError
 from edge_peer.protocol.fields import COUNT_MAX, Fields
 from edge_peer.protocol.messages import (
     DECODERS,
+    PRIVACY,
     STATES,
     STRATEGIES,
+    Delta,
     Document,
     Evaluation,
     ModelRef,
@@ -42,6 +44,7 @@ REPORTS = st.builds(
     Report, accuracy=SHARES, loss=st.floats(0, 1e30), examples=st.integers(1, 10**9), int8_accuracy=st.none() | SHARES
 )
 REFS = st.builds(ModelRef, run_id=NAMES, run_number=TERMS, round=COUNTS, term=TERMS, sha256=DIGESTS)
+PARAMETERS = st.dictionaries(NAMES, st.floats(-1e15, 1e15), max_size=3)
 SETTINGS = st.builds(
     RunSettings,
     rounds_max=st.integers(1, 1000),
@@ -51,6 +54,18 @@ SETTINGS = st.builds(
     strategy=st.sampled_from(sorted(STRATEGIES)),
     fraction=SHARES,
     proximal=SHARES,
+    scaffold=st.booleans(),
+    rule=NAMES,
+    rule_parameters=PARAMETERS,
+    server_optimizer=NAMES,
+    server_parameters=PARAMETERS,
+    codec=NAMES,
+    error_feedback=st.booleans(),
+    downlink=NAMES,
+    privacy=st.sampled_from(sorted(PRIVACY)),
+    privacy_clip=st.floats(1e-12, 1e9),
+    privacy_noise=st.floats(1e-12, 1e6),
+    privacy_delta=st.floats(1e-12, 0.5),
 )
 PRESENCES = st.builds(
     Presence,
@@ -65,6 +80,7 @@ PRESENCES = st.builds(
     elected=COUNTS,
     finished=COUNTS,
     note=TEXTS,
+    needs=st.none() | DIGESTS,
 )
 
 
@@ -95,6 +111,7 @@ def rounds(draw: st.DrawFn) -> Round:
         accuracy=draw(st.none() | SHARES),
         int8_accuracy=draw(st.none() | SHARES),
         reports=draw(st.dictionaries(NAMES, REPORTS, max_size=3)),
+        epsilon=draw(st.none() | st.floats(0, 1e30)),
     )
 
 
@@ -118,6 +135,18 @@ EXAMPLES: list[Document] = [
 ]
 
 
+EXAMPLES_SEEN = st.integers(1, 2**40)
+LATER_SETTINGS = {
+    *("scaffold", "rule", "rule_parameters", "server_optimizer", "server_parameters", "codec", "error_feedback"),
+    *("downlink", "privacy", "privacy_clip", "privacy_noise", "privacy_delta"),
+}
+
+
+def metadata_of(made: UpdateOffer | Delta) -> Fields:
+    """As they travel beside the tensors."""
+    return Fields(json.loads(json.dumps(asdict(made))), "metadata")
+
+
 @given(document=DOCUMENTS)
 def test_what_is_encoded_is_decoded(document: Document) -> None:
     kind = KINDS[type(document)]
@@ -126,11 +155,37 @@ def test_what_is_encoded_is_decoded(document: Document) -> None:
 
 @given(
     made=st.builds(
-        UpdateOffer, NAMES, NAMES, TERMS, TERMS, DIGESTS, DIGESTS, st.integers(1, 2**40), NAMES, SHARES, SHARES
+        UpdateOffer,
+        *(NAMES, NAMES, TERMS, TERMS, DIGESTS, DIGESTS, EXAMPLES_SEEN, NAMES, SHARES, SHARES),
+        steps=EXAMPLES_SEEN,
+        base_loss=st.none() | st.floats(0, 1e30),
     )
 )
 def test_the_metadata_of_an_update_are_read_back(made: UpdateOffer) -> None:
-    assert UpdateOffer.read(Fields(json.loads(json.dumps(asdict(made))), "update")) == made
+    assert UpdateOffer.read(metadata_of(made)) == made
+
+
+DELTAS = st.builds(Delta, REFS, DIGESTS, NAMES, NAMES, PARAMETERS)
+
+
+@given(made=DELTAS)
+def test_the_metadata_of_a_delta_are_read_back(made: Delta) -> None:  # D1
+    assert Delta.read(metadata_of(made)) == made
+
+
+@given(made=DELTAS, data=st.data())
+def test_a_delta_that_does_not_say_what_it_is_added_to_is_refused(made: Delta, data: st.DataObject) -> None:  # I10
+    fields = asdict(made)
+    name = data.draw(st.sampled_from(sorted(fields)))
+    rest = {key: value for key, value in fields.items() if key != name}
+    with pytest.raises(RemoteProtocolError, match=name):
+        Delta.read(Fields(rest, "delta"))
+
+
+def test_settings_of_an_earlier_release_are_those_of_plain_averaging() -> None:
+    fields = {name: value for name, value in asdict(RunSettings()).items() if name not in LATER_SETTINGS}
+    assert len(fields) == 11
+    assert RunSettings.read(Fields(json.loads(json.dumps(fields)), "settings")) == RunSettings()
 
 
 @pytest.mark.parametrize("document", EXAMPLES, ids=lambda it: type(it).__name__)
@@ -142,7 +197,7 @@ def test_unknown_fields_are_ignored(document: Document) -> None:
 @pytest.mark.parametrize("document", EXAMPLES, ids=lambda it: type(it).__name__)
 def test_a_document_without_one_of_its_fields_is_refused(document: Document) -> None:
     fields = json.loads(encode(document))
-    optional = {"newest", "run_id", "base", "wanted", "wanted_from", "accuracy", "int8_accuracy"}
+    optional = {"newest", "needs", "run_id", "base", "wanted", "wanted_from", "accuracy", "int8_accuracy", "epsilon"}
     for name in set(fields) - optional:
         rest = {key: value for key, value in fields.items() if key != name}
         with pytest.raises(RemoteProtocolError, match=name):

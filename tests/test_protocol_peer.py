@@ -17,7 +17,7 @@ from edge_peer.protocol import peer as peer_module
 from edge_peer.protocol.messages import Evaluation, ModelRef, Presence, Report, Round, Start, Stop, Vote, encode
 from edge_peer.protocol.peer import LEADING, OFFLINE, STOPPED, TRANSITIONS, Peer
 from edge_peer.protocol.state import SavedState
-from edge_peer.protocol.topics import MODEL, PRESENCE, ROUND, START, STOP, VOTE
+from edge_peer.protocol.topics import DELTA, MODEL, PRESENCE, ROUND, START, STOP, VOTE
 from tests.sim.__main__ import failure
 from tests.sim.hand import INITIAL, ROSTER, TIMING, Hand, digest, offer, presence, ref, round_document
 from tests.sim.hand import MODEL as DIGEST
@@ -29,7 +29,7 @@ def test_on_every_connection_everything_is_said_again() -> None:  # M3
     hand = Hand(SavedState(voted_term=2, voted_for="b"))
     hand.tell(ev.Connected())
     first = hand.new
-    assert hand.newly(do.Subscribe)[0].kinds == (PRESENCE, VOTE, ROUND, MODEL, STOP, START)
+    assert hand.newly(do.Subscribe)[0].kinds == (PRESENCE, VOTE, ROUND, MODEL, DELTA, STOP, START)
     assert [it.kind for it in hand.newly(do.Publish)] == [PRESENCE, VOTE]
     hand.tell(ev.Disconnected())
     assert hand.tell(ev.Connected()) == first

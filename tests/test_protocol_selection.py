@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,8 +17,8 @@ from tests.sim.hand import MODEL, presence
 ABLE = {peer: presence(peer, score=float(index)) for index, peer in enumerate("abcdef")}
 
 
-def picked(used: dict[str, int] | None = None, seed: int = 1, **settings: object) -> tuple[str, ...]:
-    return select(ABLE, replace(RunSettings(updates_min=1), **settings), used or {}, random.Random(seed))  # type: ignore[arg-type]
+def picked(used: dict[str, int] | None = None, seed: int = 1, needed: int = 1, **settings: Any) -> tuple[str, ...]:
+    return select(ABLE, replace(RunSettings(), **settings), needed, used or {}, random.Random(seed))
 
 
 def test_all_are_picked() -> None:  # R1
@@ -41,12 +42,12 @@ def test_the_least_used_are_picked() -> None:  # R1
 @given(
     strategy=st.sampled_from(sorted(STRATEGIES)),
     fraction=st.floats(0, 1),
-    updates_min=st.integers(1, 8),
+    needed=st.integers(1, 8),
     seed=st.integers(0, 99),
 )
-def test_never_fewer_than_a_round_needs(strategy: str, fraction: float, updates_min: int, seed: int) -> None:  # R1
-    pick = picked(strategy=strategy, fraction=fraction, updates_min=updates_min, seed=seed)
-    assert len(pick) >= min(updates_min, len(ABLE))
+def test_never_fewer_than_a_round_needs(strategy: str, fraction: float, needed: int, seed: int) -> None:  # R1
+    pick = picked(strategy=strategy, fraction=fraction, needed=needed, seed=seed)
+    assert len(pick) >= min(needed, len(ABLE))
     assert sorted(set(pick)) == list(pick)
 
 

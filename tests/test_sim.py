@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round, RunSettings, decode
+from edge_peer.protocol.peer import FOLLOWING
 from edge_peer.protocol.topics import ROUND
 from tests.sim.__main__ import failure, main
+from tests.sim.arithmetic import WEIGHTS
 from tests.sim.broker import Weather
 from tests.sim.mutants import MUTANTS, SEEDS_MAX, Mutant, complaint
 from tests.sim.scenario import PROFILES, Board, Scenario
-from tests.sim.story import lost_branch
+from tests.sim.story import lost_branch, until
 from tests.sim.world import World
 
 SEEDS = 420
@@ -22,7 +26,7 @@ DELAY_S = 0.001
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
-def test_every_invariant_holds_and_every_run_ends(start: int) -> None:  # I1, I2, I3, I4, I5, I6, I7, I8
+def test_every_invariant_holds_and_every_run_ends(start: int) -> None:  # I1, I2, I3, I4, I5, I6, I7, I8, I11, I12, T8
     failures = [why for seed in range(start, start + CHUNK) if (why := failure(seed))]
     assert not failures, "\n".join(failures)
 
@@ -67,6 +71,8 @@ def test_the_seeds_cover_all_kinds_of_fleets_and_faults() -> None:
     assert any(it.dead for it in scenarios)
     assert any(it.run.target_accuracy for it in scenarios)
     assert {it.run.strategy for it in scenarios} == {"all", "fraction", "fastest", "least_used"}
+    vectors = {(it.run.codec, it.run.error_feedback, it.run.downlink, it.run.server_optimizer) for it in scenarios}
+    assert len(vectors) == 3 * 3 * 2
 
 
 # ---------------------------------------------------------------------- no waiting for timers where all answer
@@ -92,8 +98,8 @@ class Listener(World):
         return self.schedule.now_s
 
 
-def calm(boards: int, rounds: int) -> Listener:
-    run = RunSettings(rounds_max=rounds, round_deadline_s=100.0, updates_min=2)
+def calm(boards: int, rounds: int, **run_settings: Any) -> Listener:
+    run = RunSettings(rounds_max=rounds, round_deadline_s=100.0, updates_min=2, **run_settings)
     fleet = tuple(Board(f"p{index + 1}", score=index, training_s=(0.0, 0.0)) for index in range(boards))
     weather = Weather(delay_s_min=DELAY_S, delay_s_max=DELAY_S)
     return Listener(Scenario(1, "calm", fleet, roster=True, min_peers=boards, run=run, weather=weather))
@@ -159,3 +165,84 @@ def test_a_slow_board_is_not_waited_for_longer_than_the_deadline() -> None:
     last_s, _, document = next(it for it in world.documents if it[2].state == FINISHED)
     assert 2.9 < last_s - first_s < 3.5
     assert set(document.closed_accepted) == {"p2", "p3"}
+
+
+# ---------------------------------------------------------------------- deltas
+
+DELTAS = {"codec": "int8", "error_feedback": True, "downlink": "int8", "server_optimizer": "fedavgm"}
+
+
+def held_by(world: World, name: str) -> str:
+    held = world.processes[name].peer.state.held
+    assert held is not None
+    return held.sha256
+
+
+def test_where_all_answer_nobody_is_sent_a_whole_model() -> None:  # D1, D3, I11, I12
+    world = calm(boards=4, rounds=10, **DELTAS)
+    world.run()
+    assert world.checkers.wholes == 0
+    assert len({board.final for board in world.boards.values()}) == 1
+    world = calm(boards=4, rounds=10)
+    world.run()
+    assert world.checkers.wholes == 11
+
+
+def test_who_has_missed_deltas_is_sent_the_whole_model_at_once_and_the_others_deltas() -> None:  # D2, D3, I12
+    world = calm(boards=4, rounds=200, **DELTAS)
+    for board in world.boards.values():
+        world.power_on(board)
+    world.go_until_round(3)
+    away = next(it for it in world.processes.values() if it.peer.role == FOLLOWING)
+    world.broker.reset(away.name)
+    # The deltas of the rounds until it is back are lost to it.
+    until(world, lambda: away.peer.role != FOLLOWING)
+    until(world, lambda: away.peer.role == FOLLOWING)
+    back_s, missed = world.schedule.now_s, world.documents[-1][2].round
+    assert missed > 5
+    until(world, lambda: away.peer.state.held.round >= missed - 1)
+    # Its presence, the model: two ways, while rounds go on.
+    assert world.schedule.now_s - back_s < 2 * 2 * 5 * DELAY_S
+    sent = world.checkers.wholes
+    assert sent in (1, 2)
+    world.go_until_round(missed + 50)
+    assert world.checkers.wholes == sent
+
+
+@pytest.mark.parametrize("cause", ["killed", "shut down"])
+def test_a_takeover_sends_the_model_whole_once_and_goes_on_to_the_bit(cause: str) -> None:  # D4, R10, I6
+    world = calm(boards=5, rounds=50, **DELTAS)
+    for board in world.boards.values():
+        world.power_on(board)
+    world.go_until_round(4)
+    controller = next(it for it in world.processes.values() if it.peer.controller is not None)
+    assert world.checkers.wholes == 0
+    if cause == "killed":
+        world.kill(controller, power=False)
+    else:
+        controller.post(ev.ShutdownRequested())
+    world.go_until_round(20)
+    assert world.checkers.wholes == 1
+    base = world.documents[-1][2].base
+    assert base is not None
+    assert np.any(world.checkers.vectors[base.sha256][WEIGHTS:])  # the server's momentum is in the model
+    counted = world.checkers.lineage.counted(controller.name, base.sha256)
+    assert len(counted) == 3
+
+
+def test_over_a_run_a_residual_is_used_exactly_once() -> None:  # T8
+    """Rule: what was sent and what is left add up to what was trained, for every peer."""
+    world = calm(boards=3, rounds=12, **DELTAS)
+    world.run()
+    final = world.boards["p1"].final
+    assert final is not None
+    for name, board in world.boards.items():
+        counted = world.checkers.lineage.counted(name, final.sha256)
+        assert len(counted) == 12
+        made = [world.checkers.made[digest] for digest in counted]
+        left = board.disk.residual(counted[0])
+        assert left is not None
+        assert np.any(left)
+        sent = np.sum([it.change for it in made], axis=0, dtype=np.float64) + left
+        trained = np.sum([it.trained for it in made], axis=0, dtype=np.float64)
+        np.testing.assert_allclose(sent, trained, atol=1e-5)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_peer.protocol.topics import MODEL
+from edge_peer.protocol.topics import TENSORS
 from tests.sim.clock import Schedule
 
 STORE_EVERY_S = 4.0
@@ -233,8 +233,8 @@ class Broker:
             self._publish(name, kind, payload, retain=True)
 
     def _send(self, connection: Connection, packet: Packet) -> None:
-        if packet.kind == MODEL and packet.peer == connection.name:
-            # The daemon subscribes so that its own models, which are large, do not come back.
+        if packet.kind in TENSORS and packet.peer == connection.name:
+            # The daemon subscribes so that what it sends of tensors, which are large, does not come back.
             return
         order = (packet.peer, packet.kind) if self.weather.reorder else None
         connection.down.send(packet, self.delay_s(), order)

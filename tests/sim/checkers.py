@@ -6,7 +6,6 @@ in. It raises `Violation` at the first broken promise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +13,10 @@ import numpy as np
 from aggregator_core.reference import weighted_mean as reference_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.events import TrainingKey
-from edge_peer.protocol.messages import FINISHED, TRAINING, ModelRef, Round, Vote
-from edge_peer.protocol.topics import ROUND, VOTE
+from edge_peer.protocol.messages import FINISHED, TRAINING, WHOLE, Delta, ModelRef, Presence, Round, Vote
+from edge_peer.protocol.topics import PRESENCE, ROUND, VOTE
+from tests.sim.arithmetic import GRID, advance, digest_of
+from tests.sim.lineage import Lineage, Made
 
 if TYPE_CHECKING:
     from tests.sim.world import Process
@@ -25,16 +26,6 @@ Place = tuple[int, str, int, int]
 
 class Violation(AssertionError):  # noqa: N818 - it is a finding, not an error of this program
     """A promise of the protocol is broken."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """An update that a board really trained."""
-
-    peer: str
-    key: TrainingKey
-    examples: int
-    change: np.ndarray
 
 
 class Checkers:
@@ -57,16 +48,25 @@ class Checkers:
         self._believed: dict[tuple[str, str, int, str], int] = {}
         self._lease: dict[tuple[str, str], float] = {}
         self._said: dict[tuple[str, str, int, int], float] = {}
-        self._merging: dict[tuple[str, str], do.Aggregate] = {}
         self._numbers: dict[str, int] = {}
+        #: Models that a controller has made and can send as deltas: (peer, session, term, digest).
+        self._own_rounds: set[tuple[str, str, int, str]] = set()
+        #: What each process has sent of models on its present connection.
+        self._out: dict[tuple[str, str], set[str]] = {}
+        #: Digests of models that somebody has said that it needs.
+        self._needed: set[str] = set()
+        #: How many whole models were sent to everybody.
+        self.wholes = 0
         self.made: dict[str, Made] = {}
         self.vectors: dict[str, np.ndarray] = {}
+        self.lineage = Lineage(self.made)
 
     # ------------------------------------------------------------------ the state after each event
 
     def after(self, process: Process) -> None:
         """After a board has handled an event, before its commands are run."""
         peer, state = process.name, process.peer.state
+        self.lineage.hear(process)
         self._rises(self._elected, peer, state.elected_term, "elected term")
         self._rises(self._finished, peer, state.finished, "number of the finished run")
         if state.run is not None:
@@ -82,6 +82,10 @@ class Checkers:
         self._elected[peer] = elected
         for key in [key for key in self._reasons if key[0] == peer]:
             del self._reasons[key]
+        for key, trained in list(self._trained.items()):
+            # A round that this peer trained from a model which it had not yet written, and told nobody of.
+            known = held.round + 1 if held is not None and held.run_id == key[1] else 0
+            self._trained[key] = min(trained, known) if key[0] == peer else trained
         if held is not None:
             self._rises(self._held, peer, held.order, "newest model on the disk")
 
@@ -106,11 +110,18 @@ class Checkers:
             self._vote(process, command.document)
         elif isinstance(command, do.Publish) and command.kind == ROUND and isinstance(command.document, Round):
             self._round(process, command.document)
+        elif isinstance(command, do.Publish) and command.kind == PRESENCE and isinstance(command.document, Presence):
+            self._needed.add(command.document.needs or "")
         elif isinstance(command, do.PublishModel):
-            self._model(process, command)
+            self._whole(process, command)
+        elif isinstance(command, do.PublishDelta):
+            self._delta(process, command.ref)
         elif isinstance(command, do.StartTraining):
             self._training(process, command.key)
+            if command.settings.error_feedback:
+                self._memory(process, command)
         elif isinstance(command, do.PublishUpdate):
+            self.lineage.sent.add(command.offer.digest)
             if command.offer.term < process.board.saved.elected_term:
                 raise Violation(f"{process.name} sends an update to term {command.offer.term}, which is over")
         elif isinstance(command, do.Aggregate):
@@ -166,6 +177,7 @@ class Checkers:
                 raise Violation(f"{name} trains run {document.run_id}, which it knows as finished")
             self._is_saved(process, document.base)
             self._commit(document.base)
+            self._is_out(process, document.base)
         if document.base is not None:
             key = (name, process.session, document.term, document.run_id)
             if document.base.round < self._believed.get(key, 0):
@@ -183,17 +195,62 @@ class Checkers:
         if self._commits.setdefault(key, ref.sha256) != ref.sha256 and self._roster:
             raise Violation(f"two models of round {ref.round} of run {ref.run_id} in term {ref.term}")
 
-    def _model(self, process: Process, command: do.PublishModel) -> None:
+    # ------------------------------------------------------------------ models
+
+    def merged(self, process: Process, command: do.Aggregate, digest: str, vector: np.ndarray) -> None:
+        """A controller has combined updates."""
+        changes = [self.made[it.offer.digest].change.tolist() for it in command.updates]
+        mean = reference_mean(changes, [it.offer.examples for it in command.updates])
+        expected = advance(self.vectors[command.base], np.asarray(mean), command.settings.server_optimizer)
+        left_out = 0.0 if command.settings.downlink == WHOLE else float(GRID)
+        if not np.allclose(vector, expected, rtol=1e-5, atol=1e-5 + left_out):
+            raise Violation(f"the model of round {command.round} is not the mean of the accepted updates")
+        self.vectors[digest] = vector
+        self._own_rounds.add((process.name, process.session, command.term, digest))
+        self.lineage.merged(command, digest)
+
+    def made_of_delta(self, process: Process, delta: Delta, vector: np.ndarray) -> None:
+        """A peer has made a model of a delta."""
+        if digest_of(vector) != delta.ref.sha256:
+            raise Violation(f"{process.name} makes of the delta of round {delta.ref.round} what nobody has committed")
+
+    def connected(self, process: Process) -> None:
+        """Nothing that was sent on an earlier connection is known to have arrived."""
+        self._out[process.name, process.session] = set()
+
+    def _whole(self, process: Process, command: do.PublishModel) -> None:
         ref = command.ref
         self._is_saved(process, ref)
         self._commit(ref)
-        merging = self._merging.get((process.name, process.session))
-        if merging is None or (merging.run_id, merging.round, merging.term) != (ref.run_id, ref.round, ref.term):
+        if not command.retained:
             return
-        changes = [self.made[digest].change.tolist() for _, digest, _ in merging.updates]
-        expected = self.vectors[merging.base] + reference_mean(changes, [count for _, _, count in merging.updates])
-        if not np.allclose(self.vectors[ref.sha256], expected, rtol=1e-5, atol=1e-5):
-            raise Violation(f"the model of round {ref.round} is not the mean of the accepted updates")
+        self.wholes += 1
+        self._out[process.name, process.session].add(ref.sha256)
+        own = (process.name, process.session, ref.term, ref.sha256) in self._own_rounds
+        leads = process.peer.controller is not None and process.peer.controller.term == ref.term
+        if process.world.scenario.run.downlink != WHOLE and own and leads and ref.sha256 not in self._needed:
+            raise Violation(f"{process.name} sends the whole model of round {ref.round}, which nobody needs")
+
+    def _delta(self, process: Process, ref: ModelRef) -> None:
+        self._is_saved(process, ref)
+        self._commit(ref)
+        self._out[process.name, process.session].add(ref.sha256)
+        if (process.name, process.session, ref.term, ref.sha256) not in self._own_rounds:
+            raise Violation(f"{process.name} sends a delta of round {ref.round}, which it has not made")
+
+    def _is_out(self, process: Process, base: ModelRef) -> None:
+        """Whoever hears of a round has been sent its model, but for the initial one where only deltas are sent."""
+        everybody_has_it = base.round == 0 and process.world.scenario.run.downlink != WHOLE
+        if not everybody_has_it and base.sha256 not in self._out[process.name, process.session]:
+            raise Violation(f"{process.name} opens round {base.round + 1}, but has not sent its model")
+
+    def _memory(self, process: Process, command: do.StartTraining) -> None:
+        on_disk = {it.digest for it in process.board.disk.memories}
+        why = self.lineage.wrong_memory(process, command.key, command.after, on_disk)
+        if why:
+            raise Violation(f"{process.name} trains round {command.key.round} {why}")
+
+    # ------------------------------------------------------------------ updates
 
     def _training(self, process: Process, key: TrainingKey) -> None:
         last = self._trained.get((process.name, key.run_id), 0)
@@ -204,15 +261,14 @@ class Checkers:
             raise Violation(f"{process.name} trains run {key.run_id}, which it knows as finished")
 
     def _aggregate(self, process: Process, command: do.Aggregate) -> None:
-        names = [peer for peer, _, _ in command.updates]
+        names = [it.peer for it in command.updates]
         if sorted(set(names)) != names:
             raise Violation(f"{process.name} counts updates of {names}: not each once, sorted")
-        digests = [digest for _, digest, _ in command.updates]
+        digests = [it.offer.digest for it in command.updates]
         if len(set(digests)) != len(digests) or not digests:
             raise Violation(f"{process.name} counts an update twice, or none: {digests}")
-        for peer, digest, examples in command.updates:
-            made = self.made.get(digest)
+        for it in command.updates:
+            made = self.made.get(it.offer.digest)
             wanted = TrainingKey(command.run_id, command.round, command.base)
-            if made is None or (made.peer, made.key, made.examples) != (peer, wanted, examples):
-                raise Violation(f"{process.name} counts for {wanted} an update of {peer} that was made for {made}")
-        self._merging[process.name, process.session] = command
+            if made is None or (made.peer, made.key, made.examples) != (it.peer, wanted, it.offer.examples):
+                raise Violation(f"{process.name} counts for {wanted} an update of {it.peer} that was made for {made}")

@@ -14,7 +14,8 @@ from edge_peer.protocol import election as election_module
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.election import Election, choose
-from edge_peer.protocol.messages import ModelRef, Round, UpdateOffer, Vote
+from edge_peer.protocol.memories import Memories
+from edge_peer.protocol.messages import WHOLE, Delta, ModelRef, Round, UpdateOffer, Vote
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.rounds import Controller
 from edge_peer.protocol.settings import PeerSettings
@@ -23,6 +24,7 @@ from edge_peer.protocol.topics import VOTE
 from edge_peer.protocol.training import Trainer
 from tests.sim.__main__ import failure
 from tests.sim.checkers import Violation
+from tests.sim.process import Process
 from tests.sim.scenario import PROFILES
 from tests.sim.story import lost_branch
 
@@ -65,6 +67,10 @@ _best_controller = Peer._best_controller
 _open = Controller._open
 _send = Trainer._send
 _emit = Context.emit
+_before = Memories.before
+_ask_for_model = Trainer._ask_for_model
+_publish_model = Controller._publish_model
+_publish_whole = Controller._publish_whole
 
 
 def _votes_twice(self: Election) -> bool:
@@ -108,7 +114,8 @@ def _counts_twice(self: Context, command: do.Command) -> None:
 
 def _counts_wrong_weights(self: Context, command: do.Command) -> None:
     if isinstance(command, do.Aggregate):
-        command = replace(command, updates=tuple((peer, digest, 1) for peer, digest, _ in command.updates))
+        updates = tuple(replace(it, offer=replace(it.offer, examples=1)) for it in command.updates)
+        command = replace(command, updates=updates)
     _emit(self, command)
 
 
@@ -141,6 +148,44 @@ def _sends_once(self: Trainer, controller: str, document: Round, update: ev.Trai
     if update.key not in sent:
         sent.add(update.key)
         _send(self, controller, document, update)
+
+
+def _advances_anyway(self: Memories, document: Round) -> None:
+    """Nothing is heard of what was not counted."""
+
+
+def _never_advances(self: Memories, key: ev.TrainingKey) -> str | None:
+    sound = _before(self, key)
+    earlier = [it.digest for it in self._memories if it.run_id == key.run_id and it.digest != sound]
+    return earlier[0] if earlier else sound
+
+
+def _forgets_memories(self: Memories, key: ev.TrainingKey) -> str | None:
+    return None
+
+
+def _remembers_what_it_never_sent(self: Memories, key: ev.TrainingKey) -> str | None:
+    earlier = [it.digest for it in self._memories if it.run_id == key.run_id and it.round < key.round]
+    return earlier[-1] if earlier else None
+
+
+def _adds_to_what_it_holds(self: Process, delta: Delta) -> str:
+    newest = self.peer.state.held
+    return newest.sha256 if newest is not None else delta.base
+
+
+def _tells_no_needs(self: Trainer, document: Round, base: ModelRef) -> None:
+    _ask_for_model(self, replace(document, settings=replace(document.settings, downlink=WHOLE)), base)
+
+
+def _sends_every_model_whole(self: Controller) -> None:
+    self._delta = None
+    _publish_model(self)
+
+
+def _takes_over_without_the_model(self: Controller, base: ModelRef) -> None:
+    if base.term == self.term or base.round == 0:
+        _publish_whole(self, base)
 
 
 #: A mutant must be caught within so many scenarios of its profile.
@@ -196,6 +241,44 @@ MUTANTS = (
         Context,
         "is_finished",
         lambda self, record: False,
+        "network",
+    ),
+    Mutant("takes every update for counted", "knows was not counted", Memories, "hear", _advances_anyway, "operator"),
+    Mutant("begins with an old memory", "which was counted", Memories, "before", _never_advances, "calm"),
+    Mutant("begins without its memory", "which was counted", Memories, "before", _forgets_memories, "calm"),
+    Mutant(
+        "remembers what it never sent",
+        "never sent",
+        Memories,
+        "before",
+        _remembers_what_it_never_sent,
+        "hangs",
+    ),
+    Mutant("adds a delta to another model", "nobody has committed", Process, "_base_of", _adds_to_what_it_holds),
+    Mutant("does not say what it needs", "without faults", Trainer, "_ask_for_model", _tells_no_needs, "crashes"),
+    Mutant(
+        "does not answer who needs a model",
+        "without faults",
+        Controller,
+        "_answer_needs",
+        lambda self: None,
+        "crashes",
+    ),
+    Mutant("sends every model whole", "nobody needs", Controller, "_publish_model", _sends_every_model_whole, "calm"),
+    Mutant(
+        "takes over without the model",
+        "has not sent its model",
+        Controller,
+        "_publish_whole",
+        _takes_over_without_the_model,
+        "crashes",
+    ),
+    Mutant(
+        "does not seek the final model",
+        "has not its final model",
+        Controller,
+        "_seek_final_model",
+        lambda self, base: None,
         "network",
     ),
     Mutant("wakes for what is past", "busy loop", Trainer, "next_deadline_s", lambda self: self._context.now_s),

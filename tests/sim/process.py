@@ -13,11 +13,12 @@ import numpy as np
 from aggregator_core import RefusedUpdateError, weighted_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import ModelRef, Report, Round, decode, encode
+from edge_peer.protocol.messages import WHOLE, Delta, ModelRef, Report, Round, decode, encode
 from edge_peer.protocol.peer import Peer
-from edge_peer.protocol.state import SavedState
-from edge_peer.protocol.topics import MODEL, PRESENCE, RETAINED, UPDATE
+from edge_peer.protocol.state import Memory, SavedState
+from edge_peer.protocol.topics import DELTA, MODEL, PRESENCE, RETAINED, UPDATE
 from tests.sim import scenario as sc
+from tests.sim.arithmetic import INITIAL, WEIGHTS, Disk, advance, digest_of, seen
 from tests.sim.broker import Connection, Packet
 from tests.sim.checkers import Made, Violation
 from tests.sim.clock import BoardClock
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 RECONNECT_S = (0.05, 0.5)
 #: A timer that is due again at once without anything having changed is a busy loop.
 SPINS_MAX = 3
-
-
-def digest_of(vector: np.ndarray) -> str:
-    """SHA-256 of a vector's bytes."""
-    return hashlib.sha256(vector.tobytes()).hexdigest()
-
-
-INITIAL = np.zeros(4, np.float32)
 
 
 class Crash(Exception):  # noqa: N818 - it is no error of the product
@@ -89,12 +82,21 @@ class Worker:
             return
         nonce = "" if facts.repeatable else f"{process.session} {process.world.rng.random()}"
         seed = hashlib.sha256(f"{process.name} {key} {nonce}".encode()).digest()[:16]
-        change = np.frombuffer(seed, np.uint32).astype(np.float32) / np.float32(2**32) - np.float32(0.5)
+        trained = np.frombuffer(seed, np.uint32).astype(np.float32) / np.float32(2**32) - np.float32(0.5)
+        remembers = job.settings.error_feedback
+        whole = trained + self._residual(job.after) if remembers else trained
+        change = seen(job.settings.codec, whole)
         digest, examples = digest_of(change), 10 + 7 * int(process.name[1:])
-        process.world.checkers.made[digest] = Made(process.name, key, examples, change)
+        if remembers:
+            process.board.disk.put(Memory(key.run_id, key.round, digest), whole - change, job.after)
+        process.world.checkers.made[digest] = Made(process.name, process.session, key, examples, change, trained)
         process.own = (digest, change)
-        process.post(ev.TrainingDone(key, digest, examples, 1.0 / key.round, 0.1))
+        process.post(ev.TrainingDone(key, digest, examples, 1.0 / key.round, 0.1, remembers=remembers))
         process.post(ev.LocalEvaluated(key, self._report(digest, key.round)))
+
+    def _residual(self, after: str | None) -> np.ndarray:
+        residual = self._process.board.disk.residual(after)
+        return residual if residual is not None else np.zeros(WEIGHTS, np.float32)
 
     def _report(self, digest: str, round_: int) -> Report:
         wobble = int(digest[:2], 16) / 2560
@@ -110,6 +112,7 @@ class Board:
         self.saved = SavedState()
         self.held: ModelRef | None = None
         self.vector: np.ndarray | None = None
+        self.disk = Disk()
         self.starts = 0
         #: The final model that was last handed in to whoever reads the run's folder.
         self.final: ModelRef | None = None
@@ -122,7 +125,8 @@ class Process:
         self.world, self.board, self.name = world, board, board.facts.name
         board.starts += 1
         self.session = f"{self.name}-{board.starts}"
-        state = replace(SavedState.decode(board.saved.encode()), held=board.held)
+        state = SavedState.decode(board.saved.encode())
+        state = replace(state, held=board.held, memories=board.disk.memories)
         world.checkers.restarted(self.name, state.finished, state.elected_term, state.held)
         self.models: dict[str, np.ndarray] = {digest_of(INITIAL): INITIAL}
         if board.held is not None and board.vector is not None:
@@ -131,6 +135,8 @@ class Process:
         #: What the disk thread is at.
         self._saving: tuple[ModelRef, np.ndarray] | None = None
         self.own: tuple[str, np.ndarray] | None = None
+        #: The model that the last round made: its digest, its base's, and what was changed.
+        self._newest: tuple[str, str, np.ndarray] | None = None
         self.peer = peer_type(
             world.settings(board, self.session), state, random.Random(world.rng.random()), world.stamp
         )
@@ -140,7 +146,7 @@ class Process:
         self.accepted = False
         #: Faults that wait for a command: (commands to go, what happens).
         self.trap: tuple[int, str] | None = None
-        self._inbox: deque[ev.Event | tuple[ev.Event, np.ndarray]] = deque()
+        self._inbox: deque[ev.Event | tuple[ev.Event | tuple[str, Delta], np.ndarray]] = deque()
         self._commands: deque[do.Command] = deque()
         self._running = False
         #: What this board's clock read at the last event.
@@ -184,6 +190,8 @@ class Process:
         if packet.kind == MODEL:
             if packet.payload is not None:
                 self.post_with(ev.ModelReceived(packet.peer, packet.payload[0]), packet.payload[1])
+        elif packet.kind == DELTA:
+            self.post_with((packet.peer, packet.payload[0]), packet.payload[1])
         elif packet.kind == UPDATE:
             offer, change, problem = packet.payload
             self.post_with(ev.UpdateReceived(packet.peer, offer, problem), change)
@@ -198,7 +206,7 @@ class Process:
 
     # ------------------------------------------------------------------ the loop
 
-    def post_with(self, event: ev.Event, vector: np.ndarray) -> None:
+    def post_with(self, event: ev.Event | tuple[str, Delta], vector: np.ndarray) -> None:
         """A message with a vector came; it is decoded when its turn comes."""
         self._inbox.append((event, vector))
         self.drain()
@@ -216,26 +224,47 @@ class Process:
         try:
             self._run_commands()
             while self._inbox and self.alive and not self.hung:
-                event = self._inbox.popleft()
-                self._handle(self._keep_vector(*event) if isinstance(event, tuple) else event)
+                posted = self._inbox.popleft()
+                event = self._keep_vector(*posted) if isinstance(posted, tuple) else posted
+                if event is not None:
+                    self._handle(event)
         except Crash:
             self.world.kill(self, power=False)
         finally:
             self._running = False
         self._arm()
 
-    def _keep_vector(self, event: ev.Event, vector: np.ndarray) -> ev.Event:
-        """What the daemon's inbox does when it decodes a message."""
+    def _keep_vector(self, event: ev.Event | tuple[str, Delta], vector: np.ndarray) -> ev.Event | None:
+        """What the daemon's inbox does when it decodes a message; None: it is of no use here."""
+        if isinstance(event, tuple):
+            return self._make_model(*event, vector)
         if isinstance(event, ev.ModelReceived):
             self.models.setdefault(event.ref.sha256, vector)
         elif isinstance(event, ev.UpdateReceived) and not event.problem:
             self.updates[event.offer.digest] = vector
         return event
 
+    def _make_model(self, peer: str, delta: Delta, change: np.ndarray) -> ev.Event | None:
+        if delta.ref.sha256 not in self.models:
+            base = self.models.get(self._base_of(delta))
+            if base is None:
+                self.world.trace(self, f"has not the base of the delta of round {delta.ref.round}")
+                return None
+            vector = advance(base, change, delta.optimizer)
+            self.world.checkers.made_of_delta(self, delta, vector)
+            self.models[delta.ref.sha256] = vector
+        return ev.ModelReceived(peer, delta.ref)
+
+    @staticmethod
+    def _base_of(delta: Delta) -> str:
+        return delta.base
+
     def _handle(self, event: ev.Event) -> None:
         self.now_s = max(self.board.clock.read_s(self.world.schedule.now_s), self.now_s)
         if isinstance(event, ev.DocumentReceived) and event.peer == self.name and isinstance(event.document, Round):
             self.world.checkers.echoed(self, event.document)
+        elif isinstance(event, ev.Connected):
+            self.world.checkers.connected(self)
         self.world.trace(self, f"<- {brief(event)}")
         commands = self.peer.handle(event, self.now_s)
         self.world.checkers.after(self)
@@ -302,8 +331,8 @@ class Process:
     # ------------------------------------------------------------------ commands
 
     def _settle(self, command: do.Command) -> None:
-        """A model is written on a thread of its own: it is on the disk some time before the next retained document."""
-        retained = isinstance(command, do.PublishModel) or (
+        """A model is written on a thread of its own: it is on the disk before anybody may hear of it."""
+        retained = isinstance(command, do.PublishModel | do.PublishDelta) or (
             isinstance(command, do.Publish) and command.kind in RETAINED
         )
         due = retained or isinstance(command, do.SaveModel | do.Exit)
@@ -326,6 +355,8 @@ class Process:
             if vector is None:
                 raise Violation(f"{self.name} publishes a model that it does not hold: {command.ref}")
             self.send("publish", MODEL, (command.ref, vector), command.retained)
+        elif isinstance(command, do.PublishDelta):
+            self._publish_delta(command.ref)
         elif isinstance(command, do.ClearModel):
             self.send("publish", MODEL, None, True)
         elif isinstance(command, do.PublishUpdate):
@@ -368,20 +399,32 @@ class Process:
         bad = self.world.rng.random() < self.board.facts.bad
         self.send("publish", UPDATE, (command.offer, self.own[1], "value 0 is not finite" if bad else ""), False)
 
+    def _publish_delta(self, ref: ModelRef) -> None:
+        """As the daemon does: of the newest round only."""
+        if self._newest is None or self._newest[0] != ref.sha256:
+            return
+        _, base, change = self._newest
+        run = self.world.scenario.run
+        self.send("publish", DELTA, (Delta(ref, base, run.downlink, run.server_optimizer), change), False)
+
     def _aggregate(self, command: do.Aggregate) -> None:
         own = dict([self.own]) if self.own is not None else {}
         base = self.models.get(command.base)
-        changes = [self.updates.get(digest, own.get(digest)) for _, digest, _ in command.updates]
+        changes = [self.updates.get(it.offer.digest, own.get(it.offer.digest)) for it in command.updates]
         try:
             if base is None or any(change is None for change in changes):
                 raise RefusedUpdateError("the base or an update is not held any more")
-            mean = weighted_mean(changes, [count for _, _, count in command.updates])
+            change = weighted_mean(changes, [it.offer.examples for it in command.updates])
         except RefusedUpdateError as error:
             self._inbox.appendleft(ev.AggregateFailed(command.term, command.run_id, command.round, str(error)))
             return
-        vector = (base + mean).astype(np.float32)
+        if command.settings.downlink != WHOLE:
+            change = seen(command.settings.downlink, change)
+        vector = advance(base, change, command.settings.server_optimizer)
         digest = digest_of(vector)
-        self.models[digest] = self.world.checkers.vectors[digest] = vector
+        self._newest = (digest, command.base, change)
+        self.models[digest] = vector
+        self.world.checkers.merged(self, command, digest, vector)
         self._inbox.appendleft(ev.AggregateReady(command.term, command.run_id, command.round, digest))
 
 

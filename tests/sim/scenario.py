@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.messages import NONE, WHOLE, RunSettings
 from edge_peer.protocol.settings import Timing
 from tests.sim.broker import Weather
 
@@ -108,7 +108,7 @@ class Scenario:
             boards=boards,
             roster=rng.random() < 0.7,
             min_peers=rng.randint(1, len(able)) if rng.random() < 0.3 else min(2, len(able)),
-            run=_run(rng, len(able)),
+            run=_with_codecs(random.Random(f"codecs {seed}"), _run(rng, len(able))),
             weather=Weather(
                 delay_s_min=0.001,
                 delay_s_max=rng.choice((0.002, 0.01, 0.03)),
@@ -144,8 +144,6 @@ def _board(rng: random.Random, index: int, profile: str) -> Board:
 
 def _fit(rng: random.Random, boards: tuple[Board, ...], dead: frozenset[str]) -> tuple[Board, ...]:
     """Make sure that those who stay alive can do a run: at least two, and one who is willing to control."""
-    from dataclasses import replace
-
     alive = [board.name for board in boards if board.name not in dead]
     must = rng.sample(alive, min(2, len(alive)))
     return tuple(
@@ -164,4 +162,18 @@ def _run(rng: random.Random, able: int) -> RunSettings:
         updates_min=rng.randint(1, able),
         strategy=rng.choice(("all", "all", "fraction", "fastest", "least_used")),
         fraction=rng.choice((0.5, 1.0)),
+    )
+
+
+def _with_codecs(rng: random.Random, run: RunSettings) -> RunSettings:
+    """How vectors travel; with what remembers something there are more rounds to remember it for."""
+    codec = rng.choice(("float32", "int8"))
+    downlink = rng.choice((WHOLE, "float16", "int8"))
+    return replace(
+        run,
+        codec=codec,
+        error_feedback=codec != "float32" and rng.random() < 0.8,
+        downlink=downlink,
+        server_optimizer=rng.choice((NONE, "fedavgm")),
+        rounds_max=run.rounds_max + (rng.choice((0, 2)) if codec != "float32" or downlink != WHOLE else 0),
     )

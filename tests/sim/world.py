@@ -17,10 +17,11 @@ from edge_peer.protocol.peer import FOLLOWING, LEADING, Peer
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import START, STOP
 from tests.sim import scenario as sc
+from tests.sim.arithmetic import INITIAL, digest_of
 from tests.sim.broker import Broker
 from tests.sim.checkers import Checkers, Violation
 from tests.sim.clock import Schedule
-from tests.sim.process import INITIAL, Board, Process, digest_of
+from tests.sim.process import Board, Process
 
 ACTIONS_MAX = 400_000
 
@@ -141,6 +142,9 @@ class World:
             final = it.board.final
             if same and final is not None and final.run_id == document.run_id and final != document.base:
                 return f"{it.name} has handed in {final}, but the run ended with {document.base}"
+            took_part = same and run is not None and run.run_id == document.run_id
+            if took_part and document.state == FINISHED and document.complete and final != document.base:
+                return f"{it.name} took part in run {document.run_id}, but has not its final model"
         wanting = self._wanting(alive, document.model_digest)
         if wanting >= max(self.scenario.min_peers, 1):
             return f"{wanting} want a run; the controller's document is {document.state} ({document.reason})"
