@@ -346,12 +346,22 @@ def test_a_peer_that_cannot_do_what_the_run_asks_for_says_so_and_is_no_candidate
     assert (said.train, said.control, said.note) == (False, False, "this peer cannot do codec topk-0.01")
     assert said.needs is None  # nobody sends it a model that it can do nothing with
     assert hand.log().count("takes no part in run run: this peer cannot do codec topk-0.01") == 1
-    hand.wait(3 * TIMING.resend_s)
+    hand.wait(TIMING.resend_s)
+    assert hand.newly(do.Subscribe) == []
     assert needs(hand) is None
     hand.hear("b", presence("b", online=False))
     hand.hear("c", presence("c", election=2, control=False))
     hand.wait(TIMING.settle_s)
     assert not hand.peer.state.voted_for
+
+
+def test_who_learns_that_it_cannot_do_the_run_needs_nothing_any_more() -> None:  # R9, D2
+    hand = following(opening(5), aggregation=STRICT)
+    assert needs(hand) == ref(4).sha256
+    later = round_document("b", beat=1, base=ref(4, run_id="later", number=2), settings=LACKED)
+    hand.hear("b", later)
+    hand.hear("b", replace(later, beat=2))
+    assert needs(hand) is None
 
 
 def test_it_is_said_only_as_long_as_the_run_is_on() -> None:  # R9

@@ -253,7 +253,11 @@ class Trainer:
     def _ask_for_model(self, document: Round, base: ModelRef) -> None:
         """The model should have come with the round; if not, the broker still has it, or the controller is told."""
         context = self._context
-        if document.settings.downlink != WHOLE and context.needs != base.sha256 and not context.lacking():
+        if context.lacking():
+            # It may not even be able to read them.
+            context.needs = None
+            return
+        if document.settings.downlink != WHOLE and context.needs != base.sha256:
             held = context.state.held
             before = held.round if held is not None and held.run_id == base.run_id else 0
             waited = self._asked_s is not None and context.now_s >= self._asked_s + context.timing.resend_s
