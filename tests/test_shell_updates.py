@@ -110,6 +110,19 @@ def test_rounding_is_by_chance_without_feedback_and_to_the_nearest_with_it(peer:
     assert fed[0] == fed[1]
 
 
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_control_is_rounded_by_chance_because_nothing_of_it_is_fed_back(peer: Peer, feedback: bool) -> None:
+    run = settings(codec="int4", scaffold=True, error_feedback=feedback)
+    rounds = [peer.make(run, round_=round_).own.change.control for round_ in range(1, 41)]
+    sent = np.stack([it for it in rounds if it is not None])[:, :TRAINED]
+    exact = peer.make(settings(scaffold=True)).own.change.control
+    assert exact is not None
+    step = abs(sent).max() / 7
+    # Their mean is off by less than four standard errors of a step's chances, where one value alone may be off by one.
+    assert abs(sent[0] - exact[:TRAINED]).max() > step / 2
+    assert abs(sent.mean(axis=0) - exact[:TRAINED]).max() < 4 * step / 2 / np.sqrt(40)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_is_sent_and_what_is_left_are_what_was_left_and_what_was_trained(peer: Peer, codec: str) -> None:
     run, after, left = settings(codec=codec, error_feedback=True), None, np.zeros(LARGE.size, np.float32)
