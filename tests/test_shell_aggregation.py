@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import CODECS, LARGE, change, contributions, model
+from tiny import CODECS, LARGE, change, contributions, model, vector
 
 from aggregator_core import Layout, RefusedUpdateError, l2_norm
 from aggregator_core.codecs import CodecNameError
+from aggregator_core.means import momentum_steps, proximal_steps
 from aggregator_core.parameters import ParameterError
 from aggregator_core.privacy import Privacy, clipped
 from aggregator_core.privacy_accountant import epsilon
@@ -24,6 +25,7 @@ from aggregator_core.server_optimizers import OPTIMIZERS, make_optimizer
 from edge_peer.protocol.messages import RunSettings
 from edge_peer.shell.aggregation import (
     PEERS_MAX,
+    STEPS_MAX,
     CoreAggregation,
     Merged,
     advance,
@@ -35,11 +37,13 @@ from edge_peer.shell.aggregation import (
 from edge_peer.shell.changes import Change
 from edge_peer.shell.global_model import CONTROL, SLOTS, GlobalModel
 from edge_peer.shell.noise import Noise
+from edge_peer.trainers.optimizer import LocalOptimizer
 
 F32 = npt.NDArray[np.float32]
 SIX = tuple(change(seed, LARGE) for seed in range(1, 7))
 EXAMPLES = (10, 20, 30, 40, 50, 60)
 BASE = model(0, LARGE)
+SGD = LocalOptimizer("sgd")
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def merged(
     **fields: Any,
 ) -> Merged:
     updates = contributions(*changes, examples=EXAMPLES[: len(changes)], **fields)
-    return merge(layout, base, changes, updates, run, population, noise)
+    return merge(layout, base, changes, updates, run, population, noise, SGD)
 
 
 # ---------------------------------------------------------------------- rules
@@ -101,7 +105,7 @@ def test_what_training_gave_reaches_the_rules_that_ask_for_it(noise: Noise) -> N
     ]
 
     def model_of(run: RunSettings) -> F32:
-        return merge(LARGE, BASE, SIX[:2], updates, run, 20, noise).model.vector
+        return merge(LARGE, BASE, SIX[:2], updates, run, 20, noise, SGD).model.vector
 
     for rule, reports in (
         ("fednova", [Report(steps=1), Report(steps=9)]),
@@ -114,10 +118,30 @@ def test_what_training_gave_reaches_the_rules_that_ask_for_it(noise: Noise) -> N
         assert found.tobytes() != model_of(RunSettings()).tobytes()
 
 
-def test_steps_that_a_proximal_term_holds_back_count_for_less() -> None:
-    assert effective_steps(10, RunSettings(learning_rate=0.1)) == 10
-    assert effective_steps(10, RunSettings(learning_rate=0.1, proximal=1.0)) == pytest.approx((1 - 0.9**10) / 0.1)
-    assert effective_steps(10, RunSettings(learning_rate=1.0, proximal=1.0)) == 10
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_fednova_counts_steps_as_far_as_the_model_s_optimizer_goes_with_them(noise: Noise, momentum: float) -> None:
+    """Two peers with the same gradient in every step, one and 40 of them: each step counts for what it has moved."""
+    optimizer, gradient = LocalOptimizer("sgd", momentum), vector(3, LARGE)
+    far = {steps: effective_steps(steps, RunSettings(learning_rate=0.1), optimizer) for steps in (1, 40)}
+    changes = tuple(Change((gradient * np.float32(length)).astype(np.float32)) for length in far.values())
+    updates = tuple(contributions(it, examples=(10,), steps=steps)[0] for it, steps in zip(changes, far, strict=True))
+    run = RunSettings(rule="fednova", learning_rate=0.1)
+    found = merge(LARGE, BASE, changes, updates, run, 20, noise, optimizer).model.vector
+    # Nobody's drift is in this: it is the mean length along the one gradient.
+    expected = BASE.vector + gradient * (far[1] + far[40]) / 2
+    np.testing.assert_allclose(found[: LARGE.trained_size], expected[: LARGE.trained_size], rtol=1e-4, atol=1e-4)
+    # Told apart by their steps alone, the longer ones of momentum would count for several.
+    assert far[40] == pytest.approx(momentum_steps(40, momentum))
+
+
+def test_steps_count_by_what_is_known_of_the_training() -> None:
+    run = RunSettings(learning_rate=0.1)
+    held_back = replace(run, proximal=1.0)
+    assert effective_steps(10, run, SGD) == 10
+    assert effective_steps(10, held_back, SGD) == pytest.approx(proximal_steps(10, 0.1, 1.0))
+    assert effective_steps(10, run, LocalOptimizer("adam")) == 10
+    # Whoever claims to have trained for years does not hold up the controller.
+    assert effective_steps(2**40, run, SGD) == STEPS_MAX
 
 
 def test_too_few_updates_for_what_the_rule_is_told_to_bear_are_refused(noise: Noise) -> None:
@@ -323,7 +347,7 @@ def test_central_privacy_shortens_every_update_and_weighs_all_alike(noise: Noise
         assert found.model.vector.tobytes() == (BASE.vector + noisy).tobytes()
         # Whoever claims a million examples moves the model no farther either.
         updates = contributions(*changes, examples=(2**40, 1, 1, 1, 1, 1))
-        assert merge(LARGE, BASE, changes, updates, CENTRAL, 6, noise).model.digest == found.model.digest
+        assert merge(LARGE, BASE, changes, updates, CENTRAL, 6, noise, SGD).model.digest == found.model.digest
 
 
 def test_local_privacy_has_its_noise_already_and_is_not_shortened_again(noise: Noise) -> None:
@@ -411,7 +435,7 @@ def test_the_first_control_begins_with_zeros_and_all_of_them_keep_their_mean(noi
         changes = tuple(change(10 * round_ + seed, LARGE, control=True) for seed in range(3))
         own = [c + it.control[:TRAINED] for c, it in zip(own, changes, strict=True) if it.control is not None]
         updates = contributions(*changes, examples=(7, 7, 7))
-        base = merge(LARGE, base, changes, updates, RunSettings(scaffold=True), 21, noise).model
+        base = merge(LARGE, base, changes, updates, RunSettings(scaffold=True), 21, noise, SGD).model
         np.testing.assert_allclose(base.server[CONTROL], np.mean(own, axis=0), rtol=1e-4, atol=1e-5)
 
 
@@ -469,7 +493,7 @@ def test_two_controllers_round_alike_and_two_rounds_do_not(noise: Noise, tmp_pat
     assert merged(noise, replace(run, seed=8)).model.digest != first.model.digest
     updates = contributions(*SIX, examples=EXAMPLES)
     later = tuple(replace(it, offer=replace(it.offer, round=5)) for it in updates)
-    assert merge(LARGE, BASE, SIX, later, run, 210, noise).model.digest != first.model.digest
+    assert merge(LARGE, BASE, SIX, later, run, 210, noise, SGD).model.digest != first.model.digest
     exact = merged(noise, RunSettings()).model
     assert 0 < abs(first.model.vector - exact.vector).max() < 0.5
 

@@ -28,6 +28,7 @@ from edge_peer.shell.mqtt import Message
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import DOCUMENT, decode_delta, encode_model
 from edge_peer.shell.vectors import Vectors
+from edge_peer.trainers.optimizer import LocalOptimizer
 
 TOPICS = Topics("home")
 BASE = model(0, LARGE)
@@ -40,7 +41,7 @@ class Controller:
         self.run = run
         self.vectors = Vectors(base)
         self.inbox = Inbox(TOPICS, LARGE, self.vectors, 9, lambda: run)
-        self.merger = Merger(LARGE, self.vectors, Noise(folder, LARGE.trained_size))
+        self.merger = Merger(LARGE, self.vectors, Noise(folder, LARGE.trained_size), LocalOptimizer("sgd"))
 
     def receive(self, peer: str, seed: int) -> Contribution:
         payload = update_bytes(change(seed, LARGE, self.run.scaffold), self.run.codec, LARGE)

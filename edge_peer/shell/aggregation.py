@@ -17,22 +17,25 @@ import numpy.typing as npt
 from aggregator_core import RefusedUpdateError, check_update, weighted_mean
 from aggregator_core.codecs import CodecNameError, check_name
 from aggregator_core.layout import Layout
-from aggregator_core.means import proximal_steps
 from aggregator_core.parameters import Parameter, ParameterError
 from aggregator_core.privacy_state import possible
 from aggregator_core.rule import Report, Rule
 from aggregator_core.rules import RULES, make_rule
 from aggregator_core.scaffold import step_server
 from aggregator_core.server_optimizers import OPTIMIZERS, ServerOptimizer, make_optimizer
+from edge_peer.errors import ResourceError
 from edge_peer.protocol.commands import Contribution
 from edge_peer.protocol.messages import NONE, WHOLE, RunSettings, UpdateOffer
 from edge_peer.shell.changes import Change, Encoded, encoded
 from edge_peer.shell.global_model import CONTROL, GlobalModel
 from edge_peer.shell.noise import Noise, cost, privacy_of
+from edge_peer.trainers.optimizer import LocalOptimizer
 
 F32 = npt.NDArray[np.float32]
 #: No federation has more peers (`limits.peers_max`), so none bears more bad ones.
 PEERS_MAX = 4096
+#: A training of more steps counts as long as one of so many.
+STEPS_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ def merge(
     settings: RunSettings,
     population: int,
     noise: Noise,
+    optimizer: LocalOptimizer,
 ) -> Merged:
     """The base and what its updates make of it.
 
@@ -156,6 +160,7 @@ def merge(
         settings: The run's.
         population: Examples of all peers that could have trained.
         noise: This peer's.
+        optimizer: The model's, with which the peers have trained.
 
     Raises:
         RefusedUpdateError: No model can be made of these.
@@ -173,7 +178,7 @@ def merge(
         # And nothing longer than was promised. What has its noise already is longer, and need not be touched.
         vectors = [noise.shortened(vector, privacy) for vector in vectors]
     rule = rule_of(settings, layout.trained_size)
-    update = rule.aggregate(vectors, counts, [_report(it.offer, settings) for it in updates])
+    update = rule.aggregate(vectors, counts, [_report(it.offer, settings, optimizer) for it in updates])
     if privacy is not None and privacy.mode == "central":
         update = noise.of_mean(update, len(vectors), privacy, f"{base.digest}/{round_}")
     change = Change(update, _control(changes, counts, population) if settings.scaffold else None)
@@ -184,16 +189,20 @@ def merge(
     return Merged(advance(layout, base, change, settings.server_optimizer, settings.server_parameters), sent)
 
 
-def effective_steps(steps: int, settings: RunSettings) -> float:
-    """What so many local steps count for: FedProx's term holds them back."""
-    if 0 < settings.learning_rate * settings.proximal < 1:
-        return proximal_steps(steps, settings.learning_rate, settings.proximal)
-    return float(steps)
+def effective_steps(steps: int, settings: RunSettings, optimizer: LocalOptimizer) -> float:
+    """What so many local steps of a peer count for: momentum makes more of them, FedProx's term holds them back."""
+    try:
+        # They are counted one by one, and may be anybody's.
+        return optimizer.effective_steps(min(steps, STEPS_MAX), settings.learning_rate, settings.proximal)
+    except ResourceError:
+        # No sums of gradients, but of like length, as Adam's are.
+        return float(steps)
 
 
-def _report(offer: UpdateOffer, settings: RunSettings) -> Report:
+def _report(offer: UpdateOffer, settings: RunSettings, optimizer: LocalOptimizer) -> Report:
     return Report(
-        steps=effective_steps(offer.steps, settings), loss=offer.loss if offer.base_loss is None else offer.base_loss
+        steps=effective_steps(offer.steps, settings, optimizer) if settings.rule == "fednova" else offer.steps,
+        loss=offer.loss if offer.base_loss is None else offer.base_loss,
     )
 
 

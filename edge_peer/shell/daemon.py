@@ -85,7 +85,7 @@ class Daemon:
         remembrance = Remembrance(config.peer.state_dir, layout)
         state = replace(state, memories=remembrance.memories)
         noise = Noise(config.peer.state_dir, layout.trained_size)
-        self._merger = Merger(layout, self._vectors, noise)
+        self._merger = Merger(layout, self._vectors, noise, self._artifacts.optimizer)
         self._topics = Topics(config.federation.name)
         self._inbox = Inbox(
             self._topics,

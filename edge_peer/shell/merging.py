@@ -13,6 +13,7 @@ from edge_peer.shell.aggregation import Merged, merge
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import encode_delta
 from edge_peer.shell.vectors import Vectors
+from edge_peer.trainers.optimizer import LocalOptimizer
 
 
 class Merger:
@@ -22,12 +23,14 @@ class Merger:
         layout: Of the model.
         vectors: Where base and updates are held, and the new model will be.
         noise: This peer's, for the runs that ask for it.
+        optimizer: The model's.
     """
 
-    def __init__(self, layout: Layout, vectors: Vectors, noise: Noise) -> None:
+    def __init__(self, layout: Layout, vectors: Vectors, noise: Noise, optimizer: LocalOptimizer) -> None:
         self._layout = layout
         self._vectors = vectors
         self._noise = noise
+        self._optimizer = optimizer
         self._newest: tuple[str, Aggregate, Merged] | None = None
 
     def merge(self, command: Aggregate) -> AggregateReady | AggregateFailed:
@@ -47,7 +50,16 @@ class Merger:
         there = [change for change in changes if change is not None]
         if base is None or len(there) < len(changes):
             raise RefusedUpdateError("the base or an update is not held any more")
-        return merge(self._layout, base, there, command.updates, command.settings, command.population, self._noise)
+        return merge(
+            self._layout,
+            base,
+            there,
+            command.updates,
+            command.settings,
+            command.population,
+            self._noise,
+            self._optimizer,
+        )
 
     def delta(self, ref: ModelRef) -> bytes | None:
         """The payload of what the newest round has changed; None: it has made another model, or is sent whole."""
