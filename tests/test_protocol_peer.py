@@ -14,12 +14,23 @@ from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol import peer as peer_module
-from edge_peer.protocol.messages import Evaluation, ModelRef, Presence, Report, Round, Start, Stop, Vote, encode
+from edge_peer.protocol.messages import (
+    Evaluation,
+    ModelRef,
+    Presence,
+    Report,
+    Round,
+    RunSettings,
+    Start,
+    Stop,
+    Vote,
+    encode,
+)
 from edge_peer.protocol.peer import LEADING, OFFLINE, STOPPED, TRANSITIONS, Peer
 from edge_peer.protocol.state import SavedState
 from edge_peer.protocol.topics import DELTA, MODEL, PRESENCE, ROUND, START, STOP, VOTE
 from tests.sim.__main__ import failure
-from tests.sim.hand import INITIAL, ROSTER, TIMING, Hand, digest, offer, presence, ref, round_document
+from tests.sim.hand import INITIAL, ROSTER, RUN, TIMING, Hand, digest, offer, presence, ref, round_document
 from tests.sim.hand import MODEL as DIGEST
 
 # ---------------------------------------------------------------------- membership
@@ -325,6 +336,9 @@ SHAS = st.sampled_from([INITIAL, digest("one"), digest("two")])
 REFS = st.builds(ModelRef, RUNS, TERMS, SMALL, TERMS, SHAS)
 REPORTS = st.builds(Report, st.floats(0, 1), st.floats(0, 9), st.integers(1, 9))
 SESSIONS = st.sampled_from(["a-1", "b-1", "c-1", "b-2"])
+DELTAS = replace(RUN, codec="int8", downlink="int8", error_feedback=True)
+#: Whole models, deltas, and a rule that this peer has not.
+RUN_SETTINGS = st.sampled_from([RUN, DELTAS, replace(DELTAS, rule="krum")])
 
 
 @st.composite
@@ -340,8 +354,10 @@ def any_round(draw: st.DrawFn) -> Round:
         state=state,
         round=base.round + (state == "training"),
         model_digest=draw(st.sampled_from([DIGEST, digest("model b")])),
+        settings=draw(RUN_SETTINGS),
         participants=draw(st.sampled_from([(), ("a",), ROSTER])),
         accepted=draw(st.dictionaries(NAMES, SHAS, max_size=2)),
+        closed_accepted=draw(st.dictionaries(NAMES, SHAS, max_size=2)),
         missing=draw(st.dictionaries(NAMES, st.just("offline"), max_size=2)),
         wanted=draw(st.none() | SHAS),
         wanted_from=draw(st.none() | NAMES),
@@ -362,6 +378,7 @@ PRESENCES = st.builds(
     elected=st.sampled_from([0, 1, 2, 2**52]),
     finished=st.sampled_from([0, 1, 2, 2**52]),
     model_digest=st.sampled_from([DIGEST, digest("model b")]),
+    needs=st.none() | SHAS,
 )
 SAID: dict[str, Any] = {
     PRESENCE: PRESENCES,
@@ -381,7 +398,7 @@ EVENTS = st.one_of(
     ),
     st.builds(ev.ModelReceived, NAMES, REFS),
     st.builds(ev.UpdateReceived, NAMES, REFS.map(lambda base: offer("b", base)), st.sampled_from(["", "not finite"])),
-    st.builds(ev.TrainingDone, KEYS, SHAS, st.integers(1, 9), st.floats(0, 9), st.floats(0, 9)),
+    st.builds(ev.TrainingDone, KEYS, SHAS, st.integers(1, 9), *[st.floats(0, 9)] * 2, remembers=st.booleans()),
     st.builds(ev.LocalEvaluated, KEYS, REPORTS),
     st.builds(ev.TrainingFailed, KEYS, st.just("diverged")),
     st.builds(ev.ModelEvaluated, REFS, REPORTS, st.floats(0, 9)),
@@ -396,9 +413,16 @@ EVENTS = st.one_of(
 
 
 @settings(max_examples=400, deadline=None)
-@given(events=st.lists(EVENTS, max_size=40), roster=st.sampled_from([None, ROSTER]), leads=st.booleans())
-def test_no_sequence_of_events_of_any_content_stops_a_peer(events: list[Any], roster: Any, leads: bool) -> None:  # I10
-    hand = Hand(roster=roster)
+@given(
+    events=st.lists(EVENTS, max_size=40),
+    roster=st.sampled_from([None, ROSTER]),
+    run=st.sampled_from([RUN, DELTAS]),
+    leads=st.booleans(),
+)
+def test_no_sequence_of_events_of_any_content_stops_a_peer(
+    events: list[Any], roster: Any, run: RunSettings, leads: bool
+) -> None:  # I10
+    hand = Hand(roster=roster, run=run)
     if leads:
         hand.lead("b", "c")
     else:
