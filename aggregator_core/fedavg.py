@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from aggregator_core.checks import RefusedUpdateError, check_counts, check_update
-from aggregator_core.sums import BLOCK, GROUP, add_scaled, aligned_rows, factors_of, scale, weighted_average
-from aggregator_core.updates import F32, Counts, Updates, rows_of
+from aggregator_core.sums import BLOCK, GROUP, ZERO, add_scaled, aligned_rows, factors_of, scale, weighted_average
+from aggregator_core.updates import F32, F64, Counts, Updates, rows_of
 
 #: Values that are looked at twice before the next, while they are in the second-level cache.
 PEAK_BLOCK = 131_072
@@ -38,7 +38,7 @@ def weighted_mean(updates: Updates, counts: Counts) -> F32:
 
 
 class StreamingMean:
-    """The same mean, one update at a time: memory is 12 bytes a value, however many updates there are.
+    """The same mean, one update at a time: memory is 4 bytes a value for up to GROUP updates, and 12 for any number.
 
     The same updates in the same order give the same bytes as `weighted_mean`, as long as no product leaves float32.
 
@@ -49,8 +49,7 @@ class StreamingMean:
     def __init__(self, size: int) -> None:
         if size < 0:
             raise RefusedUpdateError(f"size {size} is negative")
-        self._sum = aligned_rows(1, size, np.float64)[0]
-        self._sum.fill(0.0)
+        self._sum: F64 | None = None
         self._group = aligned_rows(1, size, np.float32)[0]
         self._product = aligned_rows(1, min(BLOCK, size), np.float32)[0]
         self._in_group = 0
@@ -77,24 +76,27 @@ class StreamingMean:
                 float32.
         """
         check_update(update[:0], 0)
-        if update.shape != self._sum.shape:
-            raise RefusedUpdateError(f"shape is {list(update.shape)}, the model's is [{self._sum.size}]")
+        if update.shape != self._group.shape:
+            raise RefusedUpdateError(f"shape is {list(update.shape)}, the model's is [{self._group.size}]")
         check_counts([self._total, count] if self._total else [count])
         peak = 0.0 if checked else _peak(update)
         weight = np.float32(count / (self._first or count))
         if peak * float(weight) > float(np.finfo(np.float32).max) / GROUP:
             raise RefusedUpdateError(f"a value of {peak:.3g} is too large to be summed with a weight of {weight:.3g}")
         factor = factors_of(np.array([weight]))[0]
+        full = self._in_group == GROUP
+        if full and self._sum is None:
+            self._sum = np.zeros(update.size, np.float64)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             for start in range(0, update.size, BLOCK):
                 here, part = self._group[start : start + BLOCK], update[start : start + BLOCK]
-                if self._in_group == 0:
+                if full and self._sum is not None:
+                    self._sum[start : start + BLOCK] += here
+                if full or self._in_group == 0:
                     scale(here, part, factor)
                 else:
                     add_scaled(here, iter([part]), [factor], self._product[: part.size])
-                if self._in_group == GROUP - 1:
-                    self._sum[start : start + BLOCK] += here
-        self._in_group = (self._in_group + 1) % GROUP
+        self._in_group = 1 if full else self._in_group + 1
         self._first = self._first or int(count)
         self._weights += float(weight)
         self._total += int(count)
@@ -110,9 +112,15 @@ class StreamingMean:
         """
         if self._total == 0:
             raise RefusedUpdateError("there is no update to average")
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = self._sum + self._group if self._in_group else self._sum
-            mean: F32 = (total * (1.0 / self._weights)).astype(np.float32)
+        mean = np.empty(self._group.size, np.float32)
+        buffer = aligned_rows(1, min(BLOCK, mean.size), np.float64)[0]
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            for start in range(0, mean.size, BLOCK):
+                group, out = self._group[start : start + BLOCK], mean[start : start + BLOCK]
+                total = buffer[: out.size]
+                np.add(group, ZERO if self._sum is None else self._sum[start : start + BLOCK], out=total)
+                np.multiply(total, 1.0 / self._weights, out=total)
+                np.copyto(out, total, casting="same_kind")
         check_update(mean, mean.size)
         return mean
 
