@@ -40,7 +40,7 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
-def make_rule(name: str, *, trained_size: int | None = None, **parameters: float | None) -> Rule:
+def make_rule(name: str, /, *, trained_size: int | None = None, **parameters: float | None) -> Rule:
     """A rule by name.
 
     Args:

@@ -189,7 +189,7 @@ class FedYogi(_Adaptive):
 OPTIMIZERS: dict[str, type[ServerOptimizer]] = {it.name: it for it in (FedAvgM, FedAdagrad, FedAdam, FedYogi)}
 
 
-def make_optimizer(name: str, **parameters: float) -> ServerOptimizer:
+def make_optimizer(name: str, /, **parameters: float) -> ServerOptimizer:
     """A server optimizer by name.
 
     Args:
