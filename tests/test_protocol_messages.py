@@ -81,6 +81,8 @@ PRESENCES = st.builds(
     finished=COUNTS,
     note=TEXTS,
     needs=st.none() | DIGESTS,
+    strained=st.booleans(),
+    health=st.dictionaries(NAMES, st.floats(-1e15, 1e15), max_size=3),
 )
 
 
@@ -198,6 +200,7 @@ def test_unknown_fields_are_ignored(document: Document) -> None:
 def test_a_document_without_one_of_its_fields_is_refused(document: Document) -> None:
     fields = json.loads(encode(document))
     optional = {"newest", "needs", "run_id", "base", "wanted", "wanted_from", "accuracy", "int8_accuracy", "epsilon"}
+    optional |= {"strained", "health"}
     for name in set(fields) - optional:
         rest = {key: value for key, value in fields.items() if key != name}
         with pytest.raises(RemoteProtocolError, match=name):

@@ -6,12 +6,30 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.messages import FINISHED, ModelRef, Presence, Round, Stop
 from edge_peer.protocol.roster import Roster
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import RunRecord, SavedState
 from edge_peer.protocol.topics import PRESENCE
+
+#: So old may be what the presence tells of the board.
+HEALTH_S = 300.0
+#: What the others, or the documents of this session, count on.
+FIXED = (
+    "peer",
+    "session",
+    "model_id",
+    "model_digest",
+    "initial_sha256",
+    "examples",
+    "test_examples",
+    "roster",
+    "min_peers",
+    "timing",
+    "peers_max",
+)
 
 
 class Context:
@@ -52,11 +70,16 @@ class Context:
         self.train_able = True
         self.note = ""
         self.failed_note = ""
+        #: How the board is; and whether it is strained: as it is, and as it is said in elections.
+        self.health: dict[str, float] = {}
+        self.strained_now = False
+        self.strained = False
         #: Digest of a model that this peer has not and cannot make of what it has.
         self.needs: str | None = None
         self._lacking: tuple[RunRecord | None, str] = (None, "")
         #: What the presence said last, of what can change.
         self._said: tuple[object, ...] = ()
+        self._said_s = float("-inf")
         self._unsaved = False
         self._saved_s = float("-inf")
 
@@ -127,7 +150,18 @@ class Context:
             finished=self.state.finished,
             note=self.note or lacking or self.failed_note,
             needs=self.needs,
+            strained=self.strained,
+            health=self.health,
         )
+
+    def reconfigure(self, settings: PeerSettings) -> None:
+        """Go by other settings from now on; those that the federation counts on must be the same."""
+        changed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
+        if changed:
+            raise LocalProtocolError(f"{', '.join(changed)} of a peer cannot change while it runs")
+        self.settings = settings
+        # The aggregation that answers for the settings is another one, too.
+        self._lacking = (None, "")
 
     def lacking(self) -> str:
         """What the unfinished run asks for that this peer cannot do; empty: nothing."""
@@ -143,7 +177,7 @@ class Context:
         """Publish the presence if it says something new.
 
         A newer model or controller alone is nothing new: they are said when an election needs them, so that a round of
-        n peers does not cost n times n presences.
+        n peers does not cost n times n presences. Nor is how the board is, but for every `HEALTH_S`.
         """
         facts = (
             self.wants_run,
@@ -154,9 +188,14 @@ class Context:
             self.needs,
             self.election_term,
             self.state.finished,
+            self.strained,
+            self.settings.control,
+            self.settings.train,
+            self.settings.score,
         )
-        if always or facts != self._said:
-            self._said = facts
+        stale = bool(self.health) and self.now_s - self._said_s >= HEALTH_S
+        if always or stale or facts != self._said:
+            self._said, self._said_s = facts, self.now_s
             self.save_held()
             self.emit(do.Publish(PRESENCE, self.presence()))
 

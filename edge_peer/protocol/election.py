@@ -24,9 +24,9 @@ from edge_peer.protocol.topics import VOTE
 
 
 def rank(peer: str, presence: Presence) -> tuple[tuple[int, str, int, int], float, str]:
-    """How good a controller the peer would be, the same on every peer: newest model, then score, then name."""
+    """How good a controller the peer would be, the same on every peer: newest model, then standing, then name."""
     newest = presence.newest.order if presence.newest is not None else (0, "", 0, 0)
-    return (newest, presence.score, peer)
+    return (newest, presence.standing, peer)
 
 
 def choose(candidates: Mapping[str, Presence]) -> str | None:
@@ -109,6 +109,8 @@ class Election:
         self._settle_s = context.now_s + timing.settle_s
         self._end_s = context.now_s + timing.settle_s + timing.election_timeout_s * (1 + context.rng.random())
         context.election_term = max(context.election_term, term)
+        # Only here, so that everybody votes by the same.
+        context.strained = context.strained_now
         context.publish_presence(always=True)
         context.log(f"election of term {term} begins")
 

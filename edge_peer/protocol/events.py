@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_peer.protocol.messages import Document, ModelRef, Report, UpdateOffer
+from edge_peer.protocol.settings import PeerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,26 @@ class AggregateFailed:
 
 @dataclass(frozen=True, slots=True)
 class HealthChanged:
-    """The board's state changed what it can take on: a full disk, heat. `note` says why, empty when it is well."""
+    """How the board is now.
+
+    Attributes:
+        train: It can train.
+        note: Why it cannot; empty where it can.
+        strained: It is hot or throttled.
+        health: What the board tells, numbers by name.
+    """
 
     train: bool
     note: str
+    strained: bool = False
+    health: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """The configuration was read again; what it must not change is the same in these settings."""
+
+    settings: PeerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +181,7 @@ Event = (
     | AggregateReady
     | AggregateFailed
     | HealthChanged
+    | Reconfigured
     | ShutdownRequested
     | TimerFired
 )

@@ -178,6 +178,8 @@ class Presence:
         finished: The highest number of a run that this peer knows as finished.
         note: Why it refuses to control or to train, when it does.
         needs: Digest of a global model that it has not and cannot make of what it has.
+        strained: The board is hot or throttled: its score counts half where a controller or the fastest are chosen.
+        health: How the board is, as far as it tells: temperature, memory and others; as of when this was published.
     """
 
     session: str
@@ -197,6 +199,13 @@ class Presence:
     finished: int = 0
     note: str = ""
     needs: str | None = None
+    strained: bool = False
+    health: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> float:
+        """The score as it counts now; the score itself stays what it is for as long as the session lasts."""
+        return self.score / 2 if self.strained else self.score
 
     @classmethod
     def read(cls, fields: Fields) -> Presence:
@@ -219,6 +228,8 @@ class Presence:
             finished=fields.count("finished"),
             note=fields.text("note"),
             needs=fields.digest("needs") if fields.has("needs") else None,
+            strained=fields.flag("strained") if fields.has("strained") else False,
+            health=fields.numbers("health") if fields.has("health") else {},
         )
 
 

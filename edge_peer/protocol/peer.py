@@ -351,9 +351,13 @@ class Peer:
 
     def _on_health(self, event: ev.HealthChanged) -> None:
         context = self._context
+        context.health, context.strained_now = event.health, event.strained
         if (context.train_able, context.note) != (event.train, event.note):
             context.train_able, context.note = event.train, event.note
             context.log(event.note or "can train again", "WARNING" if event.note else "INFO")
+
+    def _on_reconfigured(self, event: ev.Reconfigured) -> None:
+        self._context.reconfigure(event.settings)
 
     def _on_shutdown(self, _event: ev.ShutdownRequested) -> None:
         context = self._context
@@ -380,6 +384,8 @@ class Peer:
             self._called = False
             context.roster.grace_over()
         context.believe_finished()
+        if not self._election.active:
+            context.strained = context.strained_now
         context.publish_presence()
         best = self._best_controller()
         if best is not None:
@@ -415,7 +421,7 @@ class Peer:
         return best
 
     def _strength(self, peer: str) -> tuple[float, str]:
-        """Of two controllers that meet: by what never changes within a session, so that both see it alike."""
+        """Of two controllers that meet: by what does not come and go within a session, so that both see it alike."""
         presence = self._context.everyone().get(peer)
         return (presence.score if presence is not None else 0.0, peer)
 
@@ -462,6 +468,8 @@ class Peer:
         for peer, presence in others.items():
             if presence.elected > self._controller.term:
                 return f"{peer} has seen a controller of term {presence.elected}"
+        if not context.settings.control and any(presence.control for presence in others.values()):
+            return "is to control no more"
         if context.lacking():
             return context.lacking()
         if self._controller.document is None or self._controller.document.participants:
@@ -566,6 +574,7 @@ class Peer:
         ev.AggregateReady: _on_aggregate,
         ev.AggregateFailed: _on_aggregate_failed,
         ev.HealthChanged: _on_health,
+        ev.Reconfigured: _on_reconfigured,
         ev.ShutdownRequested: _on_shutdown,
         ev.TimerFired: _on_timer,
     }

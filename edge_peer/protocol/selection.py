@@ -57,7 +57,7 @@ def select(
     names = sorted(able)
     rng.shuffle(names)
     if settings.strategy == "fastest":
-        names.sort(key=lambda peer: -able[peer].score)
+        names.sort(key=lambda peer: -able[peer].standing)
     elif settings.strategy == "least_used":
         names.sort(key=lambda peer: times_used.get(peer, 0))
     return tuple(sorted(names[:wanted]))

@@ -243,7 +243,7 @@ class World:
         elif kind == "cut":
             self._cut(name)
         elif kind == "health":
-            process.post(ev.HealthChanged(False, "disk low"))
+            process.post(ev.HealthChanged(False, "disk low", strained=True))
             self.schedule.after(self.rng.uniform(0.5, 5), lambda: process.post(ev.HealthChanged(True, "")))
 
     def _victim(self) -> str:
