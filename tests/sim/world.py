@@ -143,7 +143,10 @@ class World:
             if same and final is not None and final.run_id == document.run_id and final != document.base:
                 return f"{it.name} has handed in {final}, but the run ended with {document.base}"
             took_part = same and run is not None and run.run_id == document.run_id
-            if took_part and document.state == FINISHED and document.complete and final != document.base:
+            ended = document.state == FINISHED and document.complete and document.base is not None
+            # Who alone had it may be dead for ever.
+            there = ended and any(document.base.sha256 in other.models for other in alive)
+            if took_part and there and final != document.base:
                 return f"{it.name} took part in run {document.run_id}, but has not its final model"
         wanting = self._wanting(alive, document.model_digest)
         if wanting >= max(self.scenario.min_peers, 1):
