@@ -16,12 +16,15 @@ compile() {
     echo "locking $lock"
     "$folder/bin/uv" pip compile --quiet --universal --python-version 3.10 --generate-hashes \
         --no-emit-index-url --custom-compile-command 'make lock' --constraint constraints.in \
-        --upgrade --output-file "$lock" "$@" ../pyproject.toml build.in
+        --upgrade --output-file "$lock" "$@" ../pyproject.toml
 }
 
-compile demo.lock --extra litert --extra operator
-compile fleet.lock --constraint demo.lock --extra fleet
+compile demo.lock --extra litert --extra operator build.in
+compile fleet.lock --constraint demo.lock --extra fleet build.in
 # The tests share the demo's environment and run the fleet's tools, so whatever is in several has one version.
-compile test.lock --constraint demo.lock --constraint fleet.lock --extra litert --extra operator --extra fleet --extra test
-compile tflite.lock --extra tflite --extra images --extra test
-compile models.lock --extra models --extra litert --extra test
+compile test.lock --constraint demo.lock --constraint fleet.lock --extra litert --extra operator --extra fleet --extra test build.in
+compile tflite.lock --extra tflite --extra images --extra test build.in
+compile models.lock --extra models --extra litert --extra test build.in
+# What boards get is what is tested here.
+compile board-litert.lock --constraint demo.lock --extra litert board.in
+compile board-tflite.lock --constraint tflite.lock --extra tflite board.in
