@@ -40,10 +40,10 @@ def test_free_disk(tmp_path: Path) -> None:
 def test_a_kernel_that_does_not_say_it_is_a_zero(tmp_path: Path, content: str) -> None:
     path = tmp_path / "status"
     path.write_text(content)
-    assert telemetry._kibibytes(str(path), "VmHWM:") == 0
-    assert telemetry._kibibytes(str(tmp_path / "nothing"), "VmHWM:") == 0
+    assert telemetry.kibibytes(path, "VmHWM:") == 0
+    assert telemetry.kibibytes(tmp_path / "nothing", "VmHWM:") == 0
     path.write_text("Name: x\nVmHWM:\t   12 kB\n")
-    assert telemetry._kibibytes(str(path), "VmHWM:") == 12 * 1024
+    assert telemetry.kibibytes(path, "VmHWM:") == 12 * 1024
 
 
 def test_the_score_is_rounded_and_grows_with_the_priority() -> None:

@@ -1,4 +1,4 @@
-"""What the board is and how it is: capability score, memory, free disk."""
+"""What the board is and what it uses: capability score, memory, free disk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 def peak_rss_bytes() -> int:
     """Largest resident memory of this process so far."""
-    return _kibibytes("/proc/self/status", "VmHWM:")
+    return kibibytes(Path("/proc/self/status"), "VmHWM:")
 
 
 def memory_available_bytes() -> int:
     """Memory that programs could still get."""
-    return _kibibytes("/proc/meminfo", "MemAvailable:")
+    return kibibytes(Path("/proc/meminfo"), "MemAvailable:")
 
 
 def disk_free_bytes(folder: Path) -> int:
@@ -25,11 +25,12 @@ def disk_free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _kibibytes(path: str, name: str) -> int:
+def kibibytes(path: Path, name: str) -> int:
+    """Bytes of a line `name 12 kB` in one of the kernel's files; 0 where there is none."""
     try:
-        for line in Path(path).read_text(encoding="ascii", errors="replace").splitlines():
+        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(name):
-                return int(line.split()[1]) * 1024
+                return max(0, int(line.split()[1])) * 1024
     except (OSError, ValueError, IndexError):
         pass
     return 0
