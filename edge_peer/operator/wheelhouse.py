@@ -259,8 +259,8 @@ def _download(target: Target, wanted: Sequence[Requirement], into: Path, had: Pa
     if done.returncode:
         raise WheelhouseError(
             f"{target.folder}: a wheel cannot be had: {_why(done)}. This machine must reach a package index (pip "
-            f"config), and the package must have a wheel for {target.machine}, Python 3.{target.python_minor} and glibc "
-            f"2.{target.glibc_minor} or older"
+            f"config), and the package must have a wheel for {target.machine}, Python 3.{target.python_minor} and "
+            f"glibc 2.{target.glibc_minor} or older"
         )
 
 
