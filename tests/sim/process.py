@@ -265,11 +265,16 @@ class Process:
             self.world.checkers.echoed(self, event.document)
         elif isinstance(event, ev.Connected):
             self.world.checkers.connected(self)
-        self.world.trace(self, f"<- {brief(event)}")
+        self._trace("<-", event)
         commands = self.peer.handle(event, self.now_s)
         self.world.checkers.after(self)
         self._commands.extend(commands)
         self._run_commands()
+
+    def _trace(self, way: str, it: object) -> None:
+        """A line for the transcript; putting it into words would take a third of a world's time."""
+        if self.world.traced:
+            self.world.trace(self, f"{way} {brief(it)}")
 
     def _run_commands(self) -> None:
         while self._commands and self.alive and not self.hung:
@@ -279,7 +284,7 @@ class Process:
                     return
             command = self._commands.popleft()
             if not isinstance(command, do.SetStatus):
-                self.world.trace(self, f"-> {brief(command)}")
+                self._trace("->", command)
             self._settle(command)
             self.world.checkers.before(self, command)
             self._do(command)

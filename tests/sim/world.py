@@ -81,6 +81,11 @@ class World:
         self._stamps += 1
         return f"run{self.rng.randrange(100):02d}-{self._stamps}"
 
+    @property
+    def traced(self) -> bool:
+        """Whether anybody reads the transcript."""
+        return self._transcript is not None
+
     def trace(self, process: Process | None, text: str) -> None:
         """A line for the transcript."""
         if self._transcript is not None:
