@@ -26,7 +26,9 @@ DELAY_S = 0.001
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
-def test_every_invariant_holds_and_every_run_ends(start: int) -> None:  # I1, I2, I3, I4, I5, I6, I7, I8, I11, I12, T8
+def test_every_invariant_holds_and_every_run_ends(
+    start: int,
+) -> None:  # I1, I2, I3, I4, I5, I6, I7, I8, I11, I12, R9, T8
     failures = [why for seed in range(start, start + CHUNK) if (why := failure(seed))]
     assert not failures, "\n".join(failures)
 
@@ -69,6 +71,7 @@ def test_the_seeds_cover_all_kinds_of_fleets_and_faults() -> None:
     assert {it.profile for it in scenarios} == set(PROFILES)
     assert {it.roster for it in scenarios} == {it.weather.reorder for it in scenarios} == {True, False}
     assert any(it.dead for it in scenarios)
+    assert any(board.lacks for it in scenarios for board in it.boards)
     assert any(it.run.target_accuracy for it in scenarios)
     assert {it.run.strategy for it in scenarios} == {"all", "fraction", "fastest", "least_used"}
     vectors = {(it.run.codec, it.run.error_feedback, it.run.downlink, it.run.server_optimizer) for it in scenarios}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_peer.protocol.messages import NONE
+from edge_peer.protocol.aggregation import Mean
+from edge_peer.protocol.messages import NONE, WHOLE, RunSettings
 from edge_peer.protocol.state import Memory
 
 F32 = npt.NDArray[np.float32]
@@ -36,6 +37,18 @@ def advance(base: F32, change: F32, optimizer: str) -> F32:
         momentum = np.float32(0.5) * momentum + change
         change = momentum
     return np.concatenate([base[:WEIGHTS] + change, momentum])
+
+
+@dataclass(frozen=True)
+class Release(Mean):
+    """What a board's release can do."""
+
+    lacks: bool
+
+    def lacking(self, settings: RunSettings) -> str:
+        """See `Aggregation`."""
+        codecs = {settings.codec, settings.downlink} - {WHOLE, "float32"}
+        return f"this release has no {min(codecs)}" if self.lacks and codecs else ""
 
 
 @dataclass(frozen=True)

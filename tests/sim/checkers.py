@@ -118,6 +118,8 @@ class Checkers:
             self._delta(process, command.ref)
         elif isinstance(command, do.StartTraining):
             self._training(process, command.key)
+            if process.board.facts.lacks and {command.settings.codec, command.settings.downlink} - {"float32", WHOLE}:
+                raise Violation(f"{process.name} trains for a run whose codecs it has not")
             if command.settings.error_feedback:
                 self._memory(process, command)
         elif isinstance(command, do.PublishUpdate):

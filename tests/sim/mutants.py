@@ -254,6 +254,7 @@ MUTANTS = (
         _remembers_what_it_never_sent,
         "hangs",
     ),
+    Mutant("trains for a run that it cannot do", "it has not", Trainer, "_lacking", lambda self, document: False),
     Mutant("adds a delta to another model", "nobody has committed", Process, "_base_of", _adds_to_what_it_holds),
     Mutant("does not say what it needs", "without faults", Trainer, "_ask_for_model", _tells_no_needs, "crashes"),
     Mutant(

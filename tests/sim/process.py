@@ -247,8 +247,8 @@ class Process:
     def _make_model(self, peer: str, delta: Delta, change: np.ndarray) -> ev.Event | None:
         if delta.ref.sha256 not in self.models:
             base = self.models.get(self._base_of(delta))
-            if base is None:
-                self.world.trace(self, f"has not the base of the delta of round {delta.ref.round}")
+            if base is None or (self.board.facts.lacks and delta.codec != "float32"):
+                self.world.trace(self, f"can do nothing with the delta of round {delta.ref.round}")
                 return None
             vector = advance(base, change, delta.optimizer)
             self.world.checkers.made_of_delta(self, delta, vector)

@@ -49,7 +49,11 @@ PROFILES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Board:
-    """One board's facts."""
+    """One board's facts.
+
+    Attributes:
+        lacks: Its release has no codec but float32.
+    """
 
     name: str
     control: bool = True
@@ -64,6 +68,7 @@ class Board:
     repeatable: bool = True
     model: str = "a"
     tests: bool = True
+    lacks: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,10 @@ class Scenario:
         boards = tuple(_board(rng, index, profile) for index in range(count))
         names = [board.name for board in boards]
         dead = frozenset(rng.sample(names, rng.randint(0, (count - 1) // 2))) if profile != "calm" else frozenset()
+        releases = random.Random(f"releases {seed}")
+        boards = tuple(replace(it, lacks=profile != "calm" and releases.random() < 0.06) for it in boards)
         boards = _fit(rng, boards, dead)
-        able = [it.name for it in boards if it.train and it.model == "a" and it.name not in dead]
+        able = [it.name for it in boards if it.train and it.model == "a" and it.name not in dead and not it.lacks]
         faulty_s = 0.0 if profile == "calm" else rng.uniform(3, 25)
         return cls(
             seed=seed,
@@ -147,7 +154,7 @@ def _fit(rng: random.Random, boards: tuple[Board, ...], dead: frozenset[str]) ->
     alive = [board.name for board in boards if board.name not in dead]
     must = rng.sample(alive, min(2, len(alive)))
     return tuple(
-        replace(board, train=True, model="a", control=board.control or board.name == must[0])
+        replace(board, train=True, model="a", lacks=False, control=board.control or board.name == must[0])
         if board.name in must
         else board
         for board in boards

@@ -17,7 +17,7 @@ from edge_peer.protocol.peer import FOLLOWING, LEADING, Peer
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import START, STOP
 from tests.sim import scenario as sc
-from tests.sim.arithmetic import INITIAL, digest_of
+from tests.sim.arithmetic import INITIAL, Release, digest_of
 from tests.sim.broker import Broker
 from tests.sim.checkers import Checkers, Violation
 from tests.sim.clock import Schedule
@@ -73,6 +73,7 @@ class World:
             roster=tuple(sorted(self.boards)) if scenario.roster else None,
             min_peers=scenario.min_peers,
             run=scenario.run,
+            aggregation=Release(facts.lacks),
             timing=scenario.timing,
         )
 
