@@ -41,6 +41,8 @@ class PeerSection:
         controller_trains: Trains while it is controller, too.
         priority: Added to the measured capability score.
         disk_free_bytes_min: With less free disk it refuses to train, and says so.
+        temperature_c_max: From this temperature on, and while it is throttled, the board counts half where a controller
+            or the fastest are chosen.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PeerSection:
     controller_trains: bool = True
     priority: float = 0.0
     disk_free_bytes_min: int = 50_000_000
+    temperature_c_max: float = 80.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +140,14 @@ class TrainerSection:
         backend: `litert`: ai-edge-litert or tflite-runtime, whichever is installed; `keras`: TensorFlow.
         threads: Of the backend; a small model is faster with one.
         evaluate_local: Score the local model after training, for the CSV.
+        stall_s: A training that finishes no batch for this long hangs: systemd's watchdog then starts the peer anew.
+            Many times what the longest batch takes; 0: never.
     """
 
     backend: str = "litert"
     threads: int = 1
     evaluate_local: bool = True
+    stall_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,7 @@ SECTIONS: dict[str, type[Any]] = {
 RANGES: dict[str, tuple[float, float]] = {
     "peer.priority": (0, 1e6),
     "peer.disk_free_bytes_min": (0, 2**50),
+    "peer.temperature_c_max": (20, 150),
     "federation.min_peers": (1, 10_000),
     "broker.port": (0, 65_535),
     "broker.keepalive_s": (1, 3600),
@@ -228,6 +235,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "timing.final_report_s": (0, 3600),
     "timing.checkpoint_s": (0, 3600),
     "trainer.threads": (1, 64),
+    "trainer.stall_s": (0, 1e6),
     "limits.peers_max": (1, 4096),
 }
 CHOICES: dict[str, frozenset[str]] = {

@@ -14,7 +14,10 @@ import pytest
 
 from edge_peer.protocol.commands import WriteRow
 from edge_peer.protocol.messages import Report
+from edge_peer.shell.health import Health
 from edge_peer.shell.history import COLUMNS, History, now_utc
+
+HEALTH = Health(61.24, 0, 0.75, 123_456_789_012, 98_765_432_101, 2)
 
 
 def row(round_: int, run_id: str = "run-1", **values: Any) -> WriteRow:
@@ -37,7 +40,7 @@ def row(round_: int, run_id: str = "run-1", **values: Any) -> WriteRow:
 def write(folder: Path, *rows: WriteRow) -> None:
     history = History(folder, "kitchen")
     for it in rows:
-        history.write_row(it, 10, 20, 30)
+        history.write_row(it, 10, 20, 30, HEALTH)
 
 
 def read(folder: Path, run_id: str = "run-1") -> list[dict[str, str]]:
@@ -74,6 +77,11 @@ def test_a_row_has_every_documented_column(tmp_path: Path) -> None:
         "bytes_sent": "10",
         "bytes_received": "20",
         "rss_peak_bytes": "30",
+        "temperature_c": "61.24",
+        "throttled": "0",
+        "load_1m": "0.75",
+        "memory_free_bytes": "123456789012",
+        "disk_free_bytes": "98765432101",
     }
     header = (tmp_path / "run-1/kitchen.csv").read_text().splitlines()[0]
     assert header == ",".join(COLUMNS)
@@ -86,6 +94,13 @@ def test_what_an_observer_does_not_have_is_empty(tmp_path: Path) -> None:
     assert read(tmp_path / "float")[0]["int8_accuracy"] == ""
     (found,) = read(tmp_path)
     assert [found[name] for name in ("train_loss", "training_s", "local_accuracy", "local_loss")] == [""] * 4
+
+
+def test_what_a_board_does_not_tell_is_empty(tmp_path: Path) -> None:
+    History(tmp_path, "kitchen").write_row(row(1), 0, 0, 0, Health(disk_free_bytes=0))
+    (found,) = read(tmp_path)
+    assert [found[name] for name in ("temperature_c", "throttled", "load_1m", "memory_free_bytes")] == [""] * 4
+    assert found["disk_free_bytes"] == "0"
 
 
 def test_a_round_is_written_once(tmp_path: Path) -> None:
@@ -104,7 +119,7 @@ def test_a_restarted_process_goes_on_in_the_same_file(tmp_path: Path) -> None:
 def test_a_rerun_has_a_file_of_its_own(tmp_path: Path) -> None:
     history = History(tmp_path, "kitchen")
     for it in (row(1), row(1, "run-2"), row(2), row(2, "run-2"), row(3, "run-2")):
-        history.write_row(it, 0, 0, 0)
+        history.write_row(it, 0, 0, 0, Health())
     assert rounds(tmp_path) == ["1", "2"]
     assert rounds(tmp_path, "run-2") == ["1", "2", "3"]
     assert {it["run_id"] for it in read(tmp_path)} == {"run-1"}
@@ -166,16 +181,19 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     history = History(tmp_path, "kitchen")
-    history.write_row(row(0), 0, 0, 0)
+    history.write_row(row(0), 0, 0, 0, Health())
     history.log_round("run-1", "opened", {"round": 1})
-    for attempt in (lambda: history.write_row(row(1), 0, 0, 0), lambda: history.log_round("run-1", "closed", {})):
+    for attempt in (
+        lambda: history.write_row(row(1), 0, 0, 0, Health()),
+        lambda: history.log_round("run-1", "closed", {}),
+    ):
         with monkeypatch.context() as patch:
             disk_full_after(length, patch)
             with pytest.raises(OSError, match="No space left"):
                 attempt()
     # There is space again, and the same process goes on.
-    history.write_row(row(1), 0, 0, 0)
-    history.write_row(row(2), 0, 0, 0)
+    history.write_row(row(1), 0, 0, 0, Health())
+    history.write_row(row(2), 0, 0, 0, Health())
     history.log_round("run-1", "closed", {"round": 1})
     assert rounds(tmp_path) == ["0", "1", "2"]
     assert [it["event"] for it in log(tmp_path / "run-1")] == ["opened", "closed"]
@@ -223,7 +241,7 @@ def test_sync_puts_what_was_written_on_the_disk_once(tmp_path: Path, monkeypatch
     history = History(tmp_path, "kitchen")
     monkeypatch.setattr(os, "fsync", fsync)
     for number in range(3):
-        history.write_row(row(number), 0, 0, 0)
+        history.write_row(row(number), 0, 0, 0, Health())
         history.log_round("run-1", "opened", {"round": number})
     assert synced == [], "a line is not worth a block of an SD card"
     history.sync()
@@ -235,7 +253,7 @@ def test_sync_puts_what_was_written_on_the_disk_once(tmp_path: Path, monkeypatch
 
 def test_a_run_folder_that_somebody_has_removed_is_an_error_once(tmp_path: Path) -> None:
     history = History(tmp_path, "kitchen")
-    history.write_row(row(0), 0, 0, 0)
+    history.write_row(row(0), 0, 0, 0, Health())
     shutil.rmtree(tmp_path / "run-1")
     with pytest.raises(FileNotFoundError):
         history.sync()

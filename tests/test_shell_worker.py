@@ -7,6 +7,7 @@ import json
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -235,13 +236,59 @@ def test_without_a_local_score_there_is_none(make: Callable[..., Fixture]) -> No
     assert isinstance(it.next(), ev.ModelEvaluated)
 
 
-# ---------------------------------------------------------------------- cancelling
+# ---------------------------------------------------------------------- going on
+
+LATER_S = 1000.0
 
 
 def stepped(make: Callable[..., Fixture]) -> tuple[Fixture, Scripted]:
     trainer = Scripted()
     trainer.stepped = True
     return make(lambda: trainer, False), trainer
+
+
+def test_each_batch_and_each_part_is_a_sign_of_life(make: Callable[..., Fixture]) -> None:
+    it, trainer = stepped(make)
+    assert it.worker.stalled_s(time.monotonic() + LATER_S) == 0
+    before_s = time.monotonic()
+    it.worker.submit(train_job(1))
+    for _ in range(3):
+        trainer.at_batch.get(timeout=WAIT_S)
+        # Since it was last seen, which was after the batch before was let go.
+        assert it.worker.stalled_s(time.monotonic() + LATER_S) >= LATER_S
+        assert it.worker.stalled_s(before_s + LATER_S) <= LATER_S
+        before_s = time.monotonic()
+        trainer.go_on.put(None)
+    assert isinstance(it.next(), Trained)
+
+
+def test_a_worker_without_a_job_does_not_hang(make: Callable[..., Fixture]) -> None:
+    it = make(lambda: Scripted(ValueError("broken"), None, ValueError("broken")), False)
+    for job in (train_job(1), train_job(2), evaluate_job(), train_job(3), evaluate_job()):
+        it.worker.submit(job)
+    # Those that failed are over as well; a scoring that fails gives nothing.
+    assert [type(it.next()) for _ in range(4)] == [ev.TrainingFailed, Trained, Trained, ev.ModelEvaluated]
+    it.worker.stop()
+    assert it.worker.stalled_s(time.monotonic() + LATER_S) == 0
+
+
+def test_a_trainer_that_is_never_made_is_a_hang(make: Callable[..., Fixture]) -> None:
+    called, go_on = threading.Event(), threading.Event()
+
+    def make_trainer() -> Scripted:
+        called.set()
+        go_on.wait(WAIT_S)
+        return Scripted()
+
+    it = make(make_trainer, False)
+    it.worker.submit(train_job(1))
+    assert called.wait(WAIT_S)
+    assert it.worker.stalled_s(time.monotonic() + LATER_S) >= LATER_S
+    go_on.set()
+    assert isinstance(it.next(), Trained)
+
+
+# ---------------------------------------------------------------------- cancelling
 
 
 def test_a_training_is_cancelled_between_two_batches(make: Callable[..., Fixture]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import logging
 import random
@@ -22,7 +23,7 @@ from aggregator_core.codecs import bound
 from aggregator_core.layout import Layout
 from aggregator_core.server_optimizers import OPTIMIZERS
 from data_shards.shard import Shard
-from edge_peer.config import Config, to_toml
+from edge_peer.config import BrokerSection, Config, load_config, to_toml
 from edge_peer.errors import BrokerError, ConfigError, ResourceError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
@@ -38,13 +39,15 @@ from edge_peer.shell.merging import Merger
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import encode_model, encode_update
+from edge_peer.shell.reload import credentials, has_terminal, renewed, same_connection
 from edge_peer.shell.remembered import Remembrance
-from edge_peer.shell.resources import load_resources
+from edge_peer.shell.resources import check_run, load_resources
 from edge_peer.shell.store import Store, write_atomically
 from edge_peer.shell.systemd import Notifier
-from edge_peer.shell.telemetry import capability, disk_free_bytes, peak_rss_bytes
+from edge_peer.shell.telemetry import capability, peak_rss_bytes
 from edge_peer.shell.updates import UpdateMaker
 from edge_peer.shell.vectors import Vectors
+from edge_peer.shell.watch import Watch
 from edge_peer.shell.worker import EvaluateJob, Result, Trained, TrainJob, Worker
 from edge_peer.trainers.backends import make_trainer
 from edge_peer.trainers.deployed import int8_model
@@ -61,6 +64,8 @@ STEADY_S = 5.0
 COMPLAIN_S = 60.0
 #: Bytes that a model's or update's metadata and topic take beside its values.
 ENVELOPE_BYTES = 16_384
+#: Exit code when another process has this peer's name: to start again would only throw that one out.
+NAME_TAKEN = 4
 
 
 class Daemon:
@@ -68,13 +73,15 @@ class Daemon:
 
     Args:
         config: Checked configuration.
+        path: Where it is read from again when the process is asked to; None: nowhere.
 
     Raises:
         ResourceError: Model, shard or state folder cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, path: Path | None = None) -> None:
         self._config = config
+        self._path = path
         self._artifacts, shard = load_resources(config)
         layout = self._artifacts.layout
         self._store = Store(config.peer.state_dir)
@@ -96,7 +103,10 @@ class Daemon:
         )
         self._history = History(config.peer.state_dir / "runs", config.peer.name)
         self._random = random.Random(secrets.randbits(64))
-        self._peer = Peer(self._settings(shard), state, self._random, _stamp)
+        self._score, self._score_parts = capability(0.0)
+        self._facts = self._settings(shard)
+        self._peer = Peer(self._facts, state, self._random, _stamp)
+        self._watch = Watch(config)
         self._notifier = Notifier()
         self._selector = selectors.DefaultSelector()
         self._wake_receive, self._wake_send = socket.socketpair()
@@ -116,25 +126,23 @@ class Daemon:
                 config.trainer.evaluate_local,
             )
         self._connection: Connection | None = None
+        #: Digest of the files that it was made with; and the largest message that the broker takes, 0: not told.
+        self._credentials = b""
+        self._broker_bytes_max = 0
         self._watched: Any = None
-        self._accepted = False
-        self._shutdown = False
+        self._accepted = self._connected_once = False
+        self._shutdown = self._reload = False
+        self._terminal = has_terminal()
         self._exit: do.Exit | None = None
-        self._row_bytes = (0, 0)
-        self._past_bytes = (0, 0)
+        self._row_bytes = self._past_bytes = (0, 0)
         self._retry_at_s = 0.0
         self._retry_s = config.broker.reconnect_s_min
         self._away_since_s = time.monotonic()
         self._accepted_at_s = 0.0
         #: The present connection has lasted.
         self._steady = False
-        self._connected_once = False
-        self._refusal_at_s = float("-inf")
-        self._complain_at_s = float("-inf")
-        self._tick_at_s = 0.0
-        self._ping_at_s = 0.0
-        self._health_at_s = 0.0
-        self._sync_at_s = 0.0
+        self._refusal_at_s = self._complain_at_s = float("-inf")
+        self._tick_at_s = self._ping_at_s = self._health_at_s = self._sync_at_s = 0.0
         self._commands: dict[type, Callable[..., None]] = {
             do.Subscribe: self._do_subscribe,
             do.Unsubscribe: lambda it: self._online(
@@ -164,25 +172,32 @@ class Daemon:
 
     def _settings(self, shard: Shard | None) -> PeerSettings:
         config, artifacts = self._config, self._artifacts
-        score, parts = capability(config.peer.priority)
-        return PeerSettings(
+        fixed = PeerSettings(
             peer=config.peer.name,
             session=secrets.token_hex(8),
             model_id=artifacts.model_id,
             model_digest=artifacts.digest,
             initial_sha256=artifacts.initial_sha256,
-            control=config.peer.control,
-            train=config.peer.train,
-            controller_trains=config.peer.controller_trains,
-            score=score,
-            score_parts=parts,
             examples=len(shard.y_train) if shard is not None else 0,
             test_examples=len(shard.y_test) if shard is not None else 0,
             roster=config.federation.roster,
             min_peers=config.federation.min_peers,
-            run=replace(config.run, learning_rate=config.run.learning_rate or artifacts.learning_rate),
             timing=config.timing,
             peers_max=config.limits.peers_max,
+        )
+        return self._with_choices(fixed)
+
+    def _with_choices(self, facts: PeerSettings) -> PeerSettings:
+        """With what a reload can change, as the configuration now says."""
+        config = self._config
+        return replace(
+            facts,
+            control=config.peer.control,
+            train=config.peer.train,
+            controller_trains=config.peer.controller_trains,
+            score=self._score + config.peer.priority,
+            score_parts={**self._score_parts, "priority": config.peer.priority},
+            run=replace(config.run, learning_rate=config.run.learning_rate or self._artifacts.learning_rate),
             aggregation=CoreAggregation(config.run),
         )
 
@@ -199,8 +214,10 @@ class Daemon:
         Raises:
             BrokerError: The broker was away for longer than the configuration allows.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        # The watchdog ends a process that hangs by SIGABRT: the log then says where.
+        faulthandler.enable()
         LOG.info(
             "%s of federation %s: model %s (%s), %d parameters",
             self._config.peer.name,
@@ -227,7 +244,7 @@ class Daemon:
             if self._worker is not None:
                 self._worker.stop()
         LOG.info("ends: %s", self._exit.reason if self._exit else "")
-        return 1 if self._exit is not None and self._exit.failed else 0
+        return NAME_TAKEN if self._exit is not None and self._exit.failed else 0
 
     def _turn(self) -> None:
         """Wait for something to happen, and deal with it."""
@@ -238,6 +255,9 @@ class Daemon:
         if self._shutdown:
             self._shutdown = False
             self._handle(ev.ShutdownRequested())
+        if self._reload and self._exit is None:
+            self._reload = False
+            self._read_again()
         self._periodic()
         deadline = self._peer.next_deadline_s()
         if deadline is not None and time.monotonic() >= deadline and self._exit is None:
@@ -330,12 +350,11 @@ class Daemon:
         interval = self._notifier.interval_s
         if interval is not None and now >= self._ping_at_s:
             self._ping_at_s = now + interval
-            self._notifier.send(WATCHDOG="1")
+            if not self._watch.hangs(now, self._worker):
+                self._notifier.send(WATCHDOG="1")
         if now >= self._health_at_s:
             self._health_at_s = now + HEALTH_S
-            free, needed = disk_free_bytes(self._config.peer.state_dir), self._config.peer.disk_free_bytes_min
-            note = f"disk low: {free // 1_000_000} MB free, {needed // 1_000_000} MB needed" if free < needed else ""
-            self._handle(ev.HealthChanged(not note, note))
+            self._handle(self._watch.look(now, self._worker))
 
     def _handle(self, event: ev.Event) -> None:
         self._events.append(event)
@@ -357,14 +376,68 @@ class Daemon:
             # A full pipe wakes the loop just as well.
             self._wake_send.send(b"\0")
 
-    def _on_signal(self, _number: int, _frame: Any) -> None:
-        self._shutdown = True
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        # A terminal that is closed sends the same signal, and the process must not stay behind.
+        if number == signal.SIGHUP and (not self._terminal or has_terminal()):
+            self._reload = True
+        else:
+            self._shutdown = True
         self._wake()
+
+    # ------------------------------------------------------------------ the configuration, again
+
+    def _read_again(self) -> None:
+        self._notifier.send(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        try:
+            if self._path is None:
+                raise ConfigError(["no configuration file was given"])
+            self._take_configuration(load_config(self._path))
+        except (ConfigError, ResourceError) as error:
+            LOG.error("the configuration is not taken, nothing has changed: %s", error)
+        finally:
+            self._notifier.send(READY="1")
+
+    def _take_configuration(self, read: Config) -> None:
+        """Go by what is read, as far as this process can; raises ConfigError, ResourceError before anything changes."""
+        config, taken, left = renewed(self._config, read)
+        check_run(self._artifacts, config.run)
+        self._check_message_bytes(config.run, config.broker)
+        # Certificates and password are tried before the connection that stands is given up for them.
+        Connection(config.broker, config.peer.name, None)
+        before, self._config = self._config, config
+        logging.getLogger().setLevel(config.log.level.upper())
+        self._watch.config = config
+        if self._worker is not None:
+            self._worker.evaluate_local = config.trainer.evaluate_local
+        self._health_at_s = 0.0
+        LOG.info(
+            "configuration read again: %s", f"changed {', '.join(taken)}" if taken else "nothing new for this process"
+        )
+        if left:
+            LOG.warning("not changed until the process is started again: %s", ", ".join(left))
+        self._facts = self._with_choices(self._facts)
+        self._handle(ev.Reconfigured(self._facts))
+        if not same_connection(before.broker, config.broker) or credentials(config.broker) != self._credentials:
+            self._reconnect()
+
+    def _reconnect(self) -> None:
+        """Make a new connection at once, with a goodbye to the broker: it is to tell nobody that the peer is gone."""
+        self._retry_at_s = 0.0
+        self._retry_s = self._config.broker.reconnect_s_min
+        if self._connection is None:
+            return
+        LOG.info("connects anew")
+        accepted = self._accepted
+        self._drop_connection()
+        self._away_since_s = time.monotonic()
+        if accepted:
+            self._handle(ev.Disconnected())
 
     # ------------------------------------------------------------------ the broker
 
     def _connect(self) -> None:
         will = (self._topics.of(self._config.peer.name, PRESENCE), encode(self._peer.will()))
+        self._credentials = credentials(self._config.broker)
         try:
             self._connection = Connection(self._config.broker, self._config.peer.name, will)
             self._tick_at_s = time.monotonic() + TICK_S
@@ -377,15 +450,19 @@ class Daemon:
         except BrokerError as error:
             self._on_lost(Lost(str(error)))
 
-    def _on_accepted(self, accepted: Accepted) -> None:
-        needed = message_bytes(self._artifacts.layout, self._config.run) + ENVELOPE_BYTES
-        ours = self._config.broker.packet_bytes_max
+    def _check_message_bytes(self, run: RunSettings, broker: BrokerSection) -> None:
+        """Whether the largest message of a run fits; raises ResourceError."""
+        needed = message_bytes(self._artifacts.layout, run) + ENVELOPE_BYTES
         for limit, remedy in (
-            (accepted.packet_bytes_max, "raise max_packet_size in mosquitto.conf"),
-            (ours, "raise [broker] packet_bytes_max"),
+            (self._broker_bytes_max, "raise max_packet_size in mosquitto.conf"),
+            (broker.packet_bytes_max, "raise [broker] packet_bytes_max"),
         ):
             if limit and needed > limit:
                 raise ResourceError(f"the model needs messages of {needed} bytes, the limit is {limit}: {remedy}")
+
+    def _on_accepted(self, accepted: Accepted) -> None:
+        self._broker_bytes_max = accepted.packet_bytes_max
+        self._check_message_bytes(self._config.run, self._config.broker)
         self._accepted = self._connected_once = True
         self._accepted_at_s = time.monotonic()
         LOG.info("connected to %s:%d", *self._config.broker.address)
@@ -405,20 +482,13 @@ class Daemon:
 
     def _on_lost(self, lost: Lost) -> None:
         now = time.monotonic()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._past_bytes = (
-                self._past_bytes[0] + connection.bytes_sent,
-                self._past_bytes[1] + connection.bytes_received,
-            )
-            connection.close()
-        if self._accepted:
-            self._accepted = False
+        accepted, steady = self._accepted, self._steady
+        self._drop_connection()
+        if accepted:
             # The time that it was connected does not count as time away; only a steady connection begins anew.
-            self._away_since_s = now if self._steady else now - (self._accepted_at_s - self._away_since_s)
-            if self._steady:
+            self._away_since_s = now if steady else now - (self._accepted_at_s - self._away_since_s)
+            if steady:
                 LOG.warning("connection lost: %s", lost.reason)
-            self._steady = False
             self._handle(ev.Disconnected(lost.taken_over))
         away_s, limit_s = now - self._away_since_s, self._config.broker.give_up_after_s
         if limit_s and away_s >= limit_s and self._exit is None:
@@ -430,6 +500,17 @@ class Daemon:
             )
         self._retry_at_s = now + self._retry_s * (0.5 + self._random.random())
         self._retry_s = min(2 * self._retry_s, self._config.broker.reconnect_s_max)
+
+    def _drop_connection(self) -> None:
+        """It is no more; what it has carried is counted on."""
+        connection, self._connection = self._connection, None
+        self._accepted = self._steady = False
+        if connection is not None:
+            self._past_bytes = (
+                self._past_bytes[0] + connection.bytes_sent,
+                self._past_bytes[1] + connection.bytes_received,
+            )
+            connection.close()
 
     def _hold(self, held: bool) -> None:
         """Whatever one turn of the loop sends goes out together."""
@@ -514,7 +595,9 @@ class Daemon:
         before = self._row_bytes
         self._row_bytes = (sent, received)
         with self._only_a_record("CSV"):
-            self._history.write_row(command, sent - before[0], received - before[1], peak_rss_bytes())
+            self._history.write_row(
+                command, sent - before[0], received - before[1], peak_rss_bytes(), self._watch.health
+            )
 
     def _do_log_round(self, command: do.LogRound) -> None:
         with self._only_a_record("round log"):

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge_peer.protocol.commands import WriteRow
+from edge_peer.shell.health import Health
 
 #: Column -> what it means. docs/csv.md is made from this table.
 COLUMNS: dict[str, str] = {
@@ -34,6 +35,13 @@ COLUMNS: dict[str, str] = {
     "bytes_sent": "topic and payload bytes published since the row before",
     "bytes_received": "topic and payload bytes received since the row before",
     "rss_peak_bytes": "largest resident memory of the process so far",
+    "temperature_c": "of the hottest part of the processor, degrees Celsius; this and the following: at most half a "
+    "minute old, empty where the board does not tell",
+    "throttled": "why the board runs slower than it could: the sum of 1 (low voltage), 2 (frequency capped), "
+    "4 (throttled), 8 (temperature limit); 0: it does not",
+    "load_1m": "processes that run or want to, mean over a minute",
+    "memory_free_bytes": "what programs could still get of the memory",
+    "disk_free_bytes": "free disk where the peer's state is",
 }
 
 
@@ -62,7 +70,7 @@ class History:
         """The run's folder; made if it is not there."""
         return _made(self._folder / run_id)
 
-    def write_row(self, row: WriteRow, sent: int, received: int, rss_peak: int) -> None:
+    def write_row(self, row: WriteRow, sent: int, received: int, rss_peak: int, health: Health) -> None:
         """Append the row of one round, unless this round is in the file already; raises OSError."""
         path = self.run_folder(row.run_id) / f"{self._peer}.csv"
         # Not known again until the row is there whole: what a failed write left behind is mended before the next one.
@@ -93,6 +101,11 @@ class History:
             "bytes_sent": sent,
             "bytes_received": received,
             "rss_peak_bytes": rss_peak,
+            "temperature_c": _number(health.temperature_c),
+            "throttled": _count(health.throttled),
+            "load_1m": _number(health.load_1m),
+            "memory_free_bytes": _count(health.memory_free_bytes),
+            "disk_free_bytes": _count(health.disk_free_bytes),
         }
         text = io.StringIO()
         writer = csv.DictWriter(text, list(COLUMNS), lineterminator="\n")
@@ -140,6 +153,10 @@ def _made(folder: Path) -> Path:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _append(path: Path, content: bytes) -> None:

@@ -6,7 +6,15 @@ from data_shards.errors import ShardError
 from data_shards.shard import Shard, read_shard, with_shape
 from edge_peer.config import Config
 from edge_peer.errors import ResourceError
+from edge_peer.protocol.messages import RunSettings
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
+
+
+def check_run(artifacts: ModelArtifacts, run: RunSettings) -> None:
+    """Whether the model can be trained so; raises ModelError."""
+    if run.scaffold:
+        # Said here, not by every peer in every round: there is no control variate of this model.
+        artifacts.optimizer.effective_steps(1, run.learning_rate or artifacts.learning_rate, run.proximal)
 
 
 def load_resources(config: Config) -> tuple[ModelArtifacts, Shard | None]:
@@ -16,10 +24,7 @@ def load_resources(config: Config) -> tuple[ModelArtifacts, Shard | None]:
         ResourceError: One is missing or damaged, or they do not fit; names the command that makes it.
     """
     artifacts = load_artifacts(config.model.artifacts)
-    run = config.run
-    if run.scaffold:
-        # Said here, not by every peer in every round: there is no control variate of this model.
-        artifacts.optimizer.effective_steps(1, run.learning_rate or artifacts.learning_rate, run.proximal)
+    check_run(artifacts, config.run)
     if config.shard.path is None:
         return artifacts, None
     try:

@@ -7,6 +7,7 @@ import logging
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -78,7 +79,10 @@ class Worker:
         peer: This board's name.
         post: Called on the thread with each result; must be safe to call from it.
         maker: Makes an update of what training gave; called on the thread.
-        evaluate_local: Score the local model after training.
+        evaluate_local: Score the local model after training; can be set later.
+
+    Attributes:
+        evaluate_local: As above.
     """
 
     def __init__(
@@ -94,15 +98,30 @@ class Worker:
         self._shard = shard
         self._peer = peer
         self._post = post
-        self._evaluate_local = evaluate_local
+        self.evaluate_local = evaluate_local
         self._maker = maker
         self._jobs: queue.SimpleQueue[tuple[TrainJob | EvaluateJob, threading.Event] | None] = queue.SimpleQueue()
         #: Of each training that waits or runs, what cancels it.
         self._cancels: dict[ev.TrainingKey, threading.Event] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        #: When the job that is worked on was last seen to go on, monotonic; None: there is none.
+        self._progress_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self._thread.start()
+
+    def stalled_s(self, now_s: float) -> float:
+        """Seconds since the job that is worked on last went on, by a batch or a part; 0: there is none."""
+        progress_s = self._progress_s
+        return now_s - progress_s if progress_s is not None else 0.0
+
+    def _goes_on(self) -> None:
+        self._progress_s = time.monotonic()
+
+    def _is_stopping(self) -> bool:
+        """Asked before each batch of an evaluation."""
+        self._goes_on()
+        return self._stopping.is_set()
 
     def submit(self, job: TrainJob | EvaluateJob) -> None:
         """Add a job behind those that wait."""
@@ -129,8 +148,10 @@ class Worker:
         trainer: Trainer | None = None
         while (waiting := self._jobs.get()) is not None:
             job, cancelled = waiting
+            self._goes_on()
             try:
                 trainer = trainer or self._make_trainer()
+                self._goes_on()
                 if isinstance(job, TrainJob):
                     self._train(trainer, job, cancelled)
                 else:
@@ -146,6 +167,7 @@ class Worker:
                 LOG.exception("%s failed", type(job).__name__)
                 self._failed(job, f"{type(error).__name__}: {error}")
             finally:
+                self._progress_s = None
                 self._forget(job, cancelled)
 
     def _forget(self, job: TrainJob | EvaluateJob, cancelled: threading.Event) -> None:
@@ -161,7 +183,7 @@ class Worker:
 
     def _train(self, trainer: Trainer, job: TrainJob, cancel: threading.Event) -> None:
         def cancelled() -> bool:
-            return cancel.is_set() or self._stopping.is_set()
+            return self._is_stopping() or cancel.is_set()
 
         shard, key, settings = self._shard, job.key, job.settings
         before = self._maker.before(job.after)
@@ -180,6 +202,7 @@ class Worker:
             proximal=settings.proximal,
             correction=self._maker.correction(settings, job.base, before),
         )
+        self._goes_on()
         made = self._maker.make(key, settings, job.base, result, before, seed, job.after)
         done = ev.TrainingDone(
             key,
@@ -193,13 +216,14 @@ class Worker:
             made.remembers,
         )
         self._post(Trained(done, made.own))
-        if self._evaluate_local:
+        self._goes_on()
+        if self.evaluate_local:
             self._score_local(trainer, key, result.weights)
 
     def _score_local(self, trainer: Trainer, key: ev.TrainingKey, weights: F32) -> None:
         """For the CSV alone: the update is there, whatever comes of this."""
         try:
-            local = trainer.evaluate(weights, self._shard.x_test, self._shard.y_test, cancelled=self._stopping.is_set)
+            local = trainer.evaluate(weights, self._shard.x_test, self._shard.y_test, cancelled=self._is_stopping)
         except Cancelled:
             raise
         except Exception:
@@ -208,7 +232,8 @@ class Worker:
             self._post(ev.LocalEvaluated(key, _report(local)))
 
     def _evaluate(self, trainer: Trainer, job: EvaluateJob) -> None:
-        x, y, stopping = self._shard.x_test, self._shard.y_test, self._stopping.is_set
+        x, y, stopping = self._shard.x_test, self._shard.y_test, self._is_stopping
         result = trainer.evaluate(job.vector, x, y, cancelled=stopping)
+        self._goes_on()
         int8 = trainer.evaluate_int8(job.vector, x, y, cancelled=stopping)
         self._post(ev.ModelEvaluated(job.ref, replace(_report(result), int8_accuracy=int8), result.seconds))
