@@ -24,6 +24,13 @@ DATASET ?=
 RUN ?= runs/latest
 #: how many random histories `make sim` plays
 SEEDS ?= 2000
+#: the folder of a fleet of boards: its inventory, certificates, and what is made for it
+FLEET ?= fleet
+#: for `make certs`: names instead of the inventory's, such as NAMES="kitchen roof" BROKER=kitchen,192.168.1.10
+NAMES ?=
+BROKER ?=
+#: further options of it, such as CERTS_WITH=--check, --rotate, or "--authority trust" (--help explains)
+CERTS_WITH ?=
 
 BIN := .venv/bin
 DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --examples $(EXAMPLES) $(if $(DATASET),--dataset $(DATASET)) \
@@ -41,6 +48,11 @@ help: ## show this help
 .PHONY: demo
 demo: setup ## run a whole federation on this machine: broker, peers, a killed controller, graphs
 	@$(BIN)/python -m edge_peer.operator.demo $(DEMO_OPTIONS)
+
+.PHONY: certs
+certs: setup-fleet ## make the certificates of a fleet that are missing or soon expire (FLEET, NAMES, BROKER, CERTS_WITH)
+	@.venv-fleet/bin/python -m edge_peer.operator.certificates --folder $(FLEET)/pki --inventory $(FLEET)/inventory.yml \
+		$(if $(BROKER),--broker $(BROKER)) $(CERTS_WITH) $(NAMES)
 
 .PHONY: graphs
 graphs: setup ## draw the graphs of a run again (RUN=runs/<run id>)
@@ -136,6 +148,10 @@ setup-test:
 	@requirements/environment.sh .venv demo 13
 	@requirements/environment.sh .venv test 13
 
+.PHONY: setup-fleet
+setup-fleet:
+	@requirements/environment.sh .venv-fleet fleet 13
+
 .PHONY: setup-models
 setup-models:
 	@requirements/environment.sh .venv-models models 13
@@ -146,5 +162,5 @@ mosquitto: setup
 
 .PHONY: clean
 clean: ## remove environments and caches; runs/ and shards/ stay
-	rm -rf .venv .venv-tflite .venv-models .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	rm -rf .venv .venv-tflite .venv-models .venv-fleet .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

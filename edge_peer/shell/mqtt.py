@@ -23,6 +23,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError, ConfigError
+from edge_peer.shell.tls import TlsSocket, explain, tls_context
 
 SESSION_TAKEN_OVER = 0x8E
 #: A lost update is sent again by the protocol; the broker need not keep it longer.
@@ -93,39 +94,17 @@ def read_password(broker: BrokerSection) -> str | None:
         raise ConfigError([f"[broker] password_file = {str(broker.password_file)!r}: {why}; write it anew"]) from None
 
 
-def tls_context(broker: BrokerSection) -> ssl.SSLContext:
-    """TLS 1.2 or newer, both sides authenticated; raises ConfigError naming the file that is of no use."""
-    files = {"tls_ca": broker.tls_ca, "tls_certificate": broker.tls_certificate, "tls_key": broker.tls_key}
-    problems = []
-    for name, path in files.items():
-        try:
-            if path is None or not path.read_bytes().strip():
-                problems.append(f"[broker] {name} = {str(path)!r}: empty; make it anew")
-        except OSError as error:
-            problems.append(f"[broker] {name} = {str(path)!r}: {error.strerror}; correct the path, or make it anew")
-    if problems:
-        raise ConfigError(problems)
-    what = "tls_ca"
-    try:
-        context = ssl.create_default_context(cafile=str(broker.tls_ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        what = "tls_certificate and tls_key"
-        context.load_cert_chain(str(broker.tls_certificate), str(broker.tls_key))
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"[broker] {what}: no PEM files that fit each other ({error}); make them anew"]) from None
-    return context
-
-
 class Connection:
     """One connection from its TCP handshake to its end; a new one is a new object, so nothing stale is sent again.
 
     Args:
         broker: Where to.
         client_id: The peer's name; a second connection of that name ends the first.
-        will: (topic, payload), published retained by the broker when the connection breaks; None: no will.
+        will: (topic, payload), published retained by the broker when the connection breaks; None: no will, and no peer:
+            an operator may speak with any certificate.
 
     Raises:
-        ConfigError: Password or TLS files are missing or damaged.
+        ConfigError: Password or TLS files are missing or damaged, or a peer's certificate is of another name.
     """
 
     def __init__(self, broker: BrokerSection, client_id: str, will: tuple[str, bytes] | None) -> None:
@@ -134,6 +113,9 @@ class Connection:
         self.happened: deque[Message | Accepted | Lost | Refused] = deque()
         self.bytes_sent = 0
         self.bytes_received = 0
+        self._answered = False
+        #: Kept, because paho forgets it when the connection breaks.
+        self._socket: Any = None
         #: What waits for the broker's word, by packet id.
         self._unacknowledged: dict[int, str] = {}
         self._subscribing: dict[int, list[str]] = {}
@@ -142,6 +124,7 @@ class Connection:
         )
         client.connect_timeout = broker.connect_timeout_s
         client.max_inflight_messages_set(INFLIGHT_MAX)
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -152,7 +135,7 @@ class Connection:
         if broker.username is not None:
             client.username_pw_set(broker.username, read_password(broker))
         if broker.tls_ca is not None:
-            client.tls_set_context(tls_context(broker))
+            client.tls_set_context(tls_context(broker, client_id if will is not None else None))
         self._client = client
 
     def open(self) -> None:
@@ -167,13 +150,15 @@ class Connection:
         properties.SessionExpiryInterval = 0
         try:
             self._client.connect(host, port, self._broker.keepalive_s, clean_start=True, properties=properties)
-        except ssl.SSLCertVerificationError as error:
-            raise BrokerError(f"{host}:{port}: certificate refused: {error.verify_message}") from None
-        except (OSError, ValueError) as error:
-            raise BrokerError(f"{host}:{port}: {getattr(error, 'strerror', None) or error}") from None
+        except OSError as error:
+            secured = isinstance(error, ssl.SSLError | ConnectionResetError) and self._broker.tls_ca is not None
+            why = explain(error, self._broker) if secured else error.strerror or error
+            raise BrokerError(f"{host}:{port}: {why}") from None
+        except ValueError as error:
+            raise BrokerError(f"{host}:{port}: {error}") from None
         it = self.socket()
         if it is None:
-            raise BrokerError(f"{host}:{port}: closed the connection at once; does it know this peer's certificate?")
+            raise BrokerError(f"{host}:{port}: {self._unanswered('at once')}")
         # Small documents must not wait for the acknowledgement of the one before.
         it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -271,9 +256,27 @@ class Connection:
 
     def _lose(self, reason: str, taken_over: bool = False) -> None:
         if not any(isinstance(it, Lost) for it in self.happened):
-            self.happened.append(Lost(reason, taken_over))
+            self.happened.append(Lost(reason if self._answered else self._unanswered(reason), taken_over))
+
+    def _unanswered(self, reason: str) -> str:
+        """Why the connection may have ended before the broker has said anything of MQTT."""
+        alert = self._socket.alert if isinstance(self._socket, TlsSocket) else None
+        if alert is not None:
+            return explain(alert, self._broker)
+        if self._broker.tls_ca is not None:
+            return (
+                f"ended the connection before it answered ({reason}): does it know this peer's certificate? See its log"
+            )
+        return (
+            f"ended the connection before it answered ({reason}): if [broker] port = {self._broker.address[1]} is that "
+            "of a TLS listener, set tls_ca, tls_certificate and tls_key"
+        )
+
+    def _on_socket_open(self, _client: Any, _data: Any, it: Any) -> None:
+        self._socket = it
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
+        self._answered = True
         if reason.is_failure:
             self._lose(f"refused: {reason}")
         else:
