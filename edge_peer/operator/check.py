@@ -14,15 +14,21 @@ from edge_peer.trainers.artifacts import load_artifacts
 from edge_peer.trainers.backends import make_trainer
 
 
-def check(config: Config) -> int:
-    """Print one line a check; returns the exit code: 0 well, 3 only the broker is missing, 2 something else is."""
+def check(config: Config, broker: bool = True) -> int:
+    """Print one line a check; returns the exit code: 0 well, 3 only the broker is missing, 2 something else is.
+
+    Args:
+        config: Of the peer.
+        broker: Try the broker, too.
+    """
     checks: list[tuple[str, Callable[[Config], str]]] = [
         ("configuration", _configuration),
         ("model and shard", _resources),
         ("interpreter", _interpreter),
         ("state folder", _state),
-        ("broker", _broker),
     ]
+    if broker:
+        checks.append(("broker", _broker))
     worst = 0
     for name, run in checks:
         try:
