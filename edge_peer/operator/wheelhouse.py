@@ -3,8 +3,8 @@
     python -m edge_peer.operator.wheelhouse --out fleet/wheelhouse x86_64-cp311-glibc2.36 aarch64-cp313-glibc2.41
 
 A kind is a processor, a Python version and a C library. Its folder has the wheels of `requirements/board-*.lock` that
-fit it, this project itself as a wheel, `requirements.txt` with the hash of every one of them, and `wheelhouse.json`,
-which says what is in it. A second call gets and builds only what has changed.
+fit it, this project itself as a wheel, `requirements.txt` with the hash of every one that is to be installed, and
+`wheelhouse.json`, which says what is in it. A second call gets and builds only what has changed.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ def fill(target: Target, root: Path, out: Path, own: Path, release: str) -> bool
     folder = out / target.folder
     wanted = pinned((root / "requirements" / f"board-{target.interpreter}.lock").read_text(encoding="utf-8"), target)
     ours = Requirement("edge-peer", __version__, (f"sha256:{_sha256(own)}",))
-    text = "".join(f"{it}\n" for it in [*wanted, ours])
+    # pip is brought to run it, not to install it.
+    text = "".join(f"{it}\n" for it in [*(it for it in wanted if it.name != "pip"), ours])
     manifest = _read(folder / MANIFEST)
     if (
         manifest.get("release") == release
