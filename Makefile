@@ -31,11 +31,24 @@ NAMES ?=
 BROKER ?=
 #: further options of it, such as CERTS_WITH=--check, --rotate, or "--authority trust" (--help explains)
 CERTS_WITH ?=
+#: hosts that a playbook is for, such as LIMIT=kitchen,roof; further options, such as ANSIBLE_OPTIONS="--check --diff"
+LIMIT ?=
+ANSIBLE_OPTIONS ?=
+#: for `make stop`: yes ends the run that is on; for deploy and upgrade: yes lets the run pause; for reset: yes
+END_RUN ?=
+BELOW_QUORUM ?=
+CONFIRM ?=
 
 BIN := .venv/bin
 DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --examples $(EXAMPLES) $(if $(DATASET),--dataset $(DATASET)) \
 	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --proximal $(PROXIMAL) --seed $(SEED) --kill $(KILL) \
 	$(if $(RUN_WITH),--run $(RUN_WITH)) $(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
+
+# Keys of boards that are not known yet are taken and kept beside the inventory; another key than before is refused.
+PLAY = ANSIBLE_CONFIG=ansible/ansible.cfg \
+	ANSIBLE_SSH_COMMON_ARGS="-o UserKnownHostsFile=$(abspath $(FLEET))/known_hosts -o StrictHostKeyChecking=accept-new" \
+	.venv-fleet/bin/ansible-playbook --inventory $(FLEET)/inventory.yml $(if $(LIMIT),--limit '$(LIMIT)') \
+	$(if $(BELOW_QUORUM),--extra-vars edge_peer_below_quorum=$(BELOW_QUORUM)) $(ANSIBLE_OPTIONS)
 
 .PHONY: help
 help: ## show this help
@@ -59,9 +72,46 @@ graphs: setup ## draw the graphs of a run again (RUN=runs/<run id>)
 	@$(BIN)/python -m edge_peer.operator.graphs $(RUN)
 
 .PHONY: shards
-shards: setup ## divide the data set into shards/ (PEERS, SPLIT, DATASET, EXAMPLES, SEED)
-	@$(BIN)/python -m data_shards --peers $(PEERS) --split $(SPLIT) $(if $(DATASET),--dataset $(DATASET)) --examples $(EXAMPLES) \
-		--seed $(SEED) --out shards
+shards: setup ## divide the data set: into FLEET/shards for the inventory's peers, or into shards/ (PEERS, SPLIT, DATASET, EXAMPLES, SEED)
+	@peers=$(PEERS); out=shards; \
+	if [ -e $(FLEET)/inventory.yml ]; then \
+		requirements/environment.sh .venv-fleet fleet 13 && out=$(FLEET)/shards && \
+		peers=$$(.venv-fleet/bin/ansible peers --inventory $(FLEET)/inventory.yml --list-hosts | tail -n +2 | xargs | tr ' ' ,) && \
+		[ -n "$$peers" ] || { echo "$(FLEET)/inventory.yml names no peers" >&2; exit 2; }; \
+	fi; \
+	$(BIN)/python -m data_shards --peers "$$peers" --split $(SPLIT) $(if $(DATASET),--dataset $(DATASET)) --examples $(EXAMPLES) \
+		--seed $(SEED) --out $$out
+
+.PHONY: deploy
+deploy: inventory ## bring the fleet to what its inventory says, blank boards too (FLEET, LIMIT; ANSIBLE_OPTIONS=--check: only say what would change)
+	@$(PLAY) ansible/site.yml
+
+.PHONY: start
+start: inventory ## start the peers of the fleet, and ask for a run unless one is on
+	@$(PLAY) ansible/start.yml
+
+.PHONY: stop
+stop: inventory ## stop the peers of the fleet; a run that is on goes on with `make start`, unless END_RUN=yes ends it
+	@$(PLAY) $(if $(END_RUN),--extra-vars edge_peer_end_run=$(END_RUN)) ansible/stop.yml
+
+.PHONY: upgrade
+upgrade: inventory ## install the software as it is here on the boards, one after another, while the run goes on
+	@$(PLAY) ansible/upgrade.yml
+
+.PHONY: rotate-certs
+rotate-certs: inventory ## new certificates for all, while the run goes on (CERTS_WITH="--authority trust" and others: a new authority)
+	@.venv-fleet/bin/python -m edge_peer.operator.certificates --folder $(FLEET)/pki --inventory $(FLEET)/inventory.yml \
+		$(or $(CERTS_WITH),--rotate)
+	@$(PLAY) ansible/rotate-certs.yml
+
+.PHONY: reset
+reset: inventory ## remove all traces from the boards: software, models, results (CONFIRM=yes)
+	@$(PLAY) $(if $(CONFIRM),--extra-vars edge_peer_reset_confirmed=$(CONFIRM)) ansible/reset.yml
+
+.PHONY: inventory
+inventory: setup-fleet
+	@[ -e $(FLEET)/inventory.yml ] || { echo "no $(FLEET)/inventory.yml: begin with  mkdir -p $(FLEET) && cp \
+	ansible/inventory.example.yml $(FLEET)/inventory.yml  and name your boards in it (or FLEET=another-folder)" >&2; exit 2; }
 
 .PHONY: model
 model: setup-models ## make a model's artifacts anew with TensorFlow (MODEL=models/image_cnn.py)
