@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace, now: datetime) -> int:
         print("\n".join(table(rows)))
         return 1 if any(row.urgent for row in rows) else 0
     if options.authority is not None:
-        folder.take_over(options.authority)
+        folder.take_over(options.authority, all_wanted)
     made = folder.make(all_wanted, options.rotate)
     print(f"{options.folder}: {len(made)} made, {len(all_wanted) - len(made)} kept")
     return 0

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from edge_peer.errors import ConfigError, ResourceError
 from edge_peer.operator.certificates_x509 import (
+    OTHER_AUTHORITY,
     Authority,
     Wanted,
     belongs,
@@ -128,12 +129,16 @@ class Folder:
             )
         return made
 
-    def take_over(self, step: Step) -> None:
+    def take_over(self, step: Step, wanted: Sequence[Wanted]) -> None:
         """One of the three steps in which a new authority takes over, without a moment in which two do not trust.
 
         `trust`: `ca.crt` has the old and the new one. `switch`: the new one signs; call `make` then. `forget`: `ca.crt`
         has the new one only. Between two of them, all boards and the broker must have got what the first has made.
         A step that has been taken is not taken again.
+
+        Args:
+            step: Which.
+            wanted: The certificates that there should be.
 
         Raises:
             ConfigError: Another step comes first.
@@ -155,15 +160,17 @@ class Folder:
                 "ca.crt: the next authority is trusted beside the present one; deploy it, then --authority switch"
             )
         elif step == "switch":
-            if coming is None:
+            if coming is None and len(trusted) == 1:
                 raise ConfigError(["--authority switch: no authority is about to take over; --authority trust first"])
-            self._replace("ca.next.key", "ca.key")
+            if coming is not None:
+                self._replace("ca.next.key", "ca.key")
             self._say("ca.key: the next authority signs now; deploy, then --authority forget")
         else:
             if coming is not None:
-                raise ConfigError(
-                    ["--authority forget: the next authority signs nothing yet; --authority switch first"]
-                )
+                raise ConfigError(["--authority forget: the next one signs nothing yet; --authority switch first"])
+            if former := [it.name for it in wanted if self._problem(it, authority.certificate) == OTHER_AUTHORITY]:
+                problem = f"--authority forget: {', '.join(former)}: signed by the former one"
+                raise ConfigError([f"{problem}; --authority switch again first, and deploy"])
             self._write_certificates("ca.crt", [authority.certificate])
             self._say("ca.crt: the authority that signs is the only one trusted; deploy it")
 

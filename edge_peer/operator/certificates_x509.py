@@ -21,6 +21,7 @@ SLACK = timedelta(days=3653)
 CURVE = ec.SECP256R1
 #: X.520's bound of a common name.
 COMMON_NAME_MAX = 64
+OTHER_AUTHORITY = "is signed by another authority"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def shortcoming(
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError):
-        return "is signed by another authority"
+        return OTHER_AUTHORITY
     end = certificate.not_valid_after_utc
     # One that ends with its authority cannot be made to last longer.
     if end < now + timedelta(days=renew_days) and (end < authority.not_valid_after_utc or end <= now):

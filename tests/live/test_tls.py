@@ -209,7 +209,7 @@ class Rotation:
 
     def take_over(self, step: Step) -> None:
         folder = authority(self.pki)
-        folder.take_over(step)
+        folder.take_over(step, WANTED)
         folder.make(WANTED)
 
     def serial(self) -> str:
@@ -288,7 +288,7 @@ def test_certificates_of_the_former_authority_are_refused_once_it_is_forgotten(
     folder = tmp_path / "pki"
     shutil.copytree(certificates, folder)
     for step in ("trust", "switch", "forget"):
-        authority(folder).take_over(step)
+        authority(folder).take_over(step, WANTED)
         authority(folder).make(WANTED)
     broker = TlsBroker(tmp_path, folder)
     broker.start()
