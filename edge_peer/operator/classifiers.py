@@ -13,7 +13,7 @@ from safetensors.numpy import load
 from aggregator_core.layout import LayoutError
 from edge_peer.config import load_config
 from edge_peer.errors import ConfigError, ResourceError
-from edge_peer.operator.collect import CONFIG, INT8_MODEL, MODEL
+from edge_peer.operator.run_files import CONFIG, INT8_MODEL, MODEL
 from edge_peer.trainers.artifacts import INT8_RECIPE, INT8_TEMPLATE, ModelArtifacts, ModelError, load_artifacts
 from edge_peer.trainers.interface import F32, U8
 from edge_peer.trainers.runtimes import load_runtime

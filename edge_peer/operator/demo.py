@@ -29,12 +29,13 @@ from data_shards.errors import DataError
 from data_shards.picture import draw
 from edge_peer.errors import BrokerError, EdgePeerError
 from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.collect import INT8_MODEL, gather
+from edge_peer.operator.collect import gather
 from edge_peer.operator.federation import WATCHED, Federation
 from edge_peer.operator.fleet import LocalFleet
-from edge_peer.operator.graphs import draw_all
+from edge_peer.operator.graphs import draw_run
 from edge_peer.operator.progress import Progress, seconds
 from edge_peer.operator.results import Results, read_results
+from edge_peer.operator.run_files import INT8_MODEL, REPORT, point_latest
 from edge_peer.operator.session import Session
 from edge_peer.operator.story import Story
 from edge_peer.protocol.messages import FINISHED, TRAINING, RunSettings
@@ -207,7 +208,7 @@ class Demo:
         stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         work: Path = options.runs / f"{stamp}.unfinished"
         work.mkdir(parents=True)
-        _point(options.runs, work)
+        point_latest(options.runs, work)
         broker = LocalBroker(work, program)
         fleet = LocalFleet(work.resolve(), self._tables(peers))
         try:
@@ -224,7 +225,7 @@ class Demo:
             folder = self._put_away(work, peers, fleet)
         shutil.copyfile(shards / "shards.png", folder / "shards.png")
         results = read_results(folder)
-        draw_all(results, folder / "graphs")
+        draw_run(results, folder)
         self._summary(results, folder)
         return folder
 
@@ -318,7 +319,7 @@ class Demo:
         folder: Path = self._options.runs / self._run_id
         work.rename(folder)
         (folder / "mosquitto.log").rename(folder / "logs" / "mosquitto.log")
-        _point(self._options.runs, folder)
+        point_latest(self._options.runs, folder)
         return folder
 
     def _summary(self, results: Results, folder: Path) -> None:
@@ -361,14 +362,7 @@ class Demo:
         self._say(line)
         model = "model.int8.tflite, " if (folder / INT8_MODEL).is_file() else ""
         self._say(f"results in {folder}/: CSVs, {folder}/graphs/, {model}model.safetensors, rounds.jsonl, logs/")
-
-
-def _point(runs: Path, folder: Path) -> None:
-    """Make `runs/latest` point to a folder."""
-    link = runs / ".latest"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    link.replace(runs / "latest")
+        self._say(f"the whole run on one page: {folder / REPORT}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
-"""Draw a run's graphs from its CSVs: `python -m edge_peer.operator.graphs runs/latest`.
+"""Draw a run's graphs and report from its CSVs: `python -m edge_peer.operator.graphs runs/latest`.
 
-Written into the run's folder `graphs/`:
+Written into the run's folder are `report.html`, see `edge_peer.operator.report`, and in `graphs/`:
 
     accuracy.png           every peer and the mean, by round
     accuracy_<peer>.png    one peer: its own model after training, the global model, the others behind
@@ -27,13 +27,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from edge_peer.errors import ResourceError
+from edge_peer.operator.palette import COLOURS, LINES_MAX, PERCENTILES, colour_of, marker_of
+from edge_peer.operator.report import write_report
 from edge_peer.operator.results import Results, Row, read_results
 
-#: Safe for colour-blind readers. Source: Okabe and Ito, "Color Universal Design", 2008.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-MARKERS = "os^Dvphx"
-#: With more peers, lines of single ones say nothing: percentile bands do.
-LINES_MAX = 12
 MEAN = "#333333"
 #: Room for the legend above bars.
 HEADROOM = 1.22
@@ -48,14 +45,13 @@ class Look:
     def of(self, peer: str) -> dict[str, Any]:
         """Arguments for a line of this peer."""
         index = self._peers.index(peer)
-        marker = MARKERS[(index // len(COLOURS) + index) % len(MARKERS)]
-        return {"color": COLOURS[index % len(COLOURS)], "marker": marker, "markersize": 4, "linewidth": 1.4}
+        return {"color": COLOURS[colour_of(index)], "marker": marker_of(index), "markersize": 4, "linewidth": 1.4}
 
 
 def draw_all(results: Results, folder: Path) -> list[Path]:
     """Draw every graph of a run; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    look = Look(list(results.peers))
+    look = Look(results.invited())
     drawn = []
     pictures: dict[str, Callable[..., None]] = {
         "accuracy": _accuracy,
@@ -82,6 +78,12 @@ def draw_all(results: Results, folder: Path) -> list[Path]:
     return drawn
 
 
+def draw_run(results: Results, folder: Path) -> list[Path]:
+    """Draw a run's graphs and write its report into its folder; returns the files."""
+    drawn = draw_all(results, folder / "graphs")
+    return [*drawn, write_report(results, folder)]
+
+
 def _by_round(axes: Any, title: str, label: str) -> None:
     axes.set_title(title)
     axes.set_xlabel("round")
@@ -105,7 +107,7 @@ def _lines(axes: Any, results: Results, look: Look, value: Callable[[Row], float
         return
     rounds = sorted({x for points in series.values() for x, _ in points})
     by_round = [[y for points in series.values() for x, y in points if x == round_] for round_ in rounds]
-    cuts = np.array([np.percentile(values, (5, 25, 50, 75, 95)) for values in by_round]).T
+    cuts = np.array([np.percentile(values, PERCENTILES) for values in by_round]).T
     axes.fill_between(rounds, cuts[0], cuts[4], color=COLOURS[5], alpha=0.25, label="nine tenths of the peers")
     axes.fill_between(rounds, cuts[1], cuts[3], color=COLOURS[0], alpha=0.35, label="the middle half")
     axes.plot(rounds, cuts[2], color=COLOURS[0], linewidth=2, label="median peer")
@@ -246,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="its folder (runs/latest)")
     options = parser.parse_args(arguments)
     try:
-        drawn = draw_all(read_results(options.run), options.run / "graphs")
+        drawn = draw_run(read_results(options.run), options.run)
     except ResourceError as error:
         print(f"graphs: {error}", file=sys.stderr)
         return 2

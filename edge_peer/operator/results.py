@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from edge_peer.errors import ResourceError
-from edge_peer.operator.collect import ROUND_LOG, read_lines
-from edge_peer.shell.history import COLUMNS
+from edge_peer.operator.run_files import ROUND_LOG, read_lines, whole_lines
+
+#: Columns that every release has written; the others may be missing.
+NEEDED = frozenset({
+    "round", "term", "role", "time_utc", "examples", "test_examples", "train_loss", "local_accuracy", "local_loss",
+    "global_accuracy", "global_loss", "training_s", "evaluation_s", "bytes_sent", "bytes_received", "rss_peak_bytes",
+})  # fmt: skip
+#: Other columns that do not tell how the board was.
+NOT_OF_BOARD = frozenset({"run_id", "peer", "controller", "int8_accuracy"})
+#: More digits than any count has; Python refuses to read far longer ones.
+DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a peer's CSV; None where the peer had nothing to say."""
+    """One line of a peer's CSV; None where the peer had nothing to say.
+
+    Attributes:
+        health: How the board was, by column: `temperature_c`, `throttled` and others, as far as it tells.
+    """
 
     round: int
     term: int
@@ -35,6 +49,7 @@ class Row:
     bytes_sent: int
     bytes_received: int
     rss_peak_bytes: int
+    health: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +82,52 @@ class Results:
                     total = totals.setdefault(row.round, [0.0, 0.0])
                     total[0] += found * row.test_examples
                     total[1] += row.test_examples
-        return {round_: correct / count for round_, (correct, count) in sorted(totals.items())}
+        return {round_: correct / count for round_, (correct, count) in sorted(totals.items()) if count}
+
+    def events(self, name: str) -> Iterator[dict[str, Any]]:
+        """The round log's lines of this event, by term."""
+        return (line for line in self.log if line.get("event") == name)
 
     def round_seconds(self) -> dict[int, float]:
         """How long each round took, from its opening to its commit, on its controller's clock."""
-        return {line["round"]: line["seconds"] for line in self.log if line.get("event") == "committed"}
+        return {
+            line["round"]: float(line["seconds"])
+            for line in self.events("committed")
+            if isinstance(line.get("round"), int) and is_number(line.get("seconds"))
+        }
 
     def elections(self) -> list[tuple[datetime, int, str]]:
         """When who was elected, in which term."""
         return [
-            (datetime.fromisoformat(line["time_utc"]), line["term"], line["peer"])
-            for line in self.log
-            if line.get("event") == "elected"
+            (time, line["term"], line["peer"]) for line in self.events("elected") if (time := time_of(line)) is not None
         ]
+
+    def invited(self) -> list[str]:
+        """Everybody of whom there are rows, and whom the round log names as taking part."""
+        named = set(self.peers)
+        for name, key in (("started", "peers"), ("opened", "participants")):
+            for line in self.events(name):
+                peers = line.get(key)
+                named |= {peer for peer in peers if isinstance(peer, str)} if isinstance(peers, list) else set()
+        return sorted(named)
 
     def end(self) -> str:
         """Why the run ended; empty: it did not."""
-        return next((line["reason"] for line in reversed(self.log) if line.get("event") == "finished"), "")
+        return next((str(line.get("reason")) for line in reversed(list(self.events("finished")))), "")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON document is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def time_of(line: dict[str, Any]) -> datetime | None:
+    """When a line of the round log was written; None where it does not say."""
+    try:
+        time = datetime.fromisoformat(str(line.get("time_utc")))
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None
 
 
 def read_results(folder: Path) -> Results:
@@ -94,50 +138,100 @@ def read_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise ResourceError(f"{folder}: no such run; `ls runs` shows those that there are")
-    peers = {}
-    for path in sorted(folder.glob("*.csv")):
-        peers[path.stem] = _read_rows(path)
-    peers = {peer: rows for peer, rows in peers.items() if rows}
+    peers = {path.stem: rows for path in sorted(folder.glob("*.csv")) if (rows := read_rows(path))}
     if not peers:
         raise ResourceError(f"{folder}: no peer's CSV in it; collect them from the boards first")
     return Results(folder.resolve().name, peers, read_lines(folder / ROUND_LOG))
 
 
-def _read_rows(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise ResourceError(f"{path}: columns {sorted(missing)} are missing; docs/csv.md tells what they are")
-        for number, line in enumerate(reader, 2):
-            try:
-                rows.append(_row(line))
-            except (ValueError, TypeError) as error:
-                raise ResourceError(f"{path}, line {number}: {error}; delete the line or the file") from None
+def read_rows(path: Path) -> list[Row]:
+    """A peer's CSV, by round; raises ResourceError."""
+    table = Table.read(path)
+    rows = []
+    for number, line in enumerate(table.lines, 2):
+        try:
+            rows.append(row_of(line))
+        except ValueError as error:
+            raise ResourceError(f"{path}, line {number}: {error}; delete the line or the file") from None
     return sorted(rows, key=lambda row: row.round)
 
 
-def _row(line: dict[str, str]) -> Row:
-    def optional(name: str) -> float | None:
-        return float(line[name]) if line[name] else None
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV file as it stands there.
 
+    Attributes:
+        columns: Of its first line; none: the file is empty.
+        lines: The others, by column.
+    """
+
+    columns: tuple[str, ...]
+    lines: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, path: Path) -> Table:
+        """Raises ResourceError for a file that is no peer's CSV."""
+        reader = csv.reader(whole_lines(path))
+        try:
+            columns = tuple(next(reader, ()))
+            lines = [dict(zip(columns, line, strict=False)) for line in reader]
+        except csv.Error as error:
+            raise ResourceError(f"{path}, line {reader.line_num}: {error}; delete the line or the file") from None
+        missing = NEEDED - set(columns)
+        if columns and missing:
+            raise ResourceError(f"{path}: columns {sorted(missing)} are missing; docs/csv.md tells what they are")
+        return cls(columns, lines)
+
+
+def row_of(line: dict[str, str]) -> Row:
+    """A line's values; raises ValueError."""
+    short = [name for name in NEEDED if name not in line]
+    if short:
+        raise ValueError(f"it has {len(line)} fields, and none for {min(short)}")
+    time = datetime.fromisoformat(line["time_utc"])
+    if time.tzinfo is None:
+        raise ValueError(f"time_utc is {line['time_utc']!r}, without its zone")
     return Row(
-        round=int(line["round"]),
-        term=int(line["term"]),
+        round=_count(line, "round"),
+        term=_count(line, "term"),
         role=line["role"],
-        time=datetime.fromisoformat(line["time_utc"]),
-        examples=int(line["examples"]),
-        test_examples=int(line["test_examples"]),
-        train_loss=optional("train_loss"),
-        local_accuracy=optional("local_accuracy"),
-        local_loss=optional("local_loss"),
+        time=time,
+        examples=_count(line, "examples"),
+        test_examples=_count(line, "test_examples"),
+        train_loss=_optional(line, "train_loss"),
+        local_accuracy=_optional(line, "local_accuracy"),
+        local_loss=_optional(line, "local_loss"),
         global_accuracy=float(line["global_accuracy"]),
         global_loss=float(line["global_loss"]),
-        int8_accuracy=optional("int8_accuracy"),
-        training_s=optional("training_s"),
+        int8_accuracy=_optional(line, "int8_accuracy"),
+        training_s=_optional(line, "training_s"),
         evaluation_s=float(line["evaluation_s"]),
-        bytes_sent=int(line["bytes_sent"]),
-        bytes_received=int(line["bytes_received"]),
-        rss_peak_bytes=int(line["rss_peak_bytes"]),
+        bytes_sent=_count(line, "bytes_sent"),
+        bytes_received=_count(line, "bytes_received"),
+        rss_peak_bytes=_count(line, "rss_peak_bytes"),
+        health=_health(line),
     )
+
+
+def _optional(line: dict[str, str], name: str) -> float | None:
+    return float(text) if (text := line.get(name, "")) else None
+
+
+def _count(line: dict[str, str], name: str) -> int:
+    text = line[name]
+    if not (text.isdecimal() and len(text) <= DIGITS_MAX):
+        raise ValueError(f"{name} is {text[:40]!r}, which is no count")
+    return int(text)
+
+
+def _health(line: dict[str, str]) -> dict[str, float]:
+    """The columns that tell of the board: numbers, where it tells."""
+    found = {}
+    for name in line.keys() - NEEDED - NOT_OF_BOARD:
+        try:
+            value = float(line[name])
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            found[name] = value
+    return found

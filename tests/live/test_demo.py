@@ -86,9 +86,13 @@ def test_the_demo_kills_the_controller_and_leaves_everything(tmp_path: Path) -> 
     assert results.end() == "reached 4 rounds"
     assert np.isfinite(list(results.accuracy().values())).all()
     assert children_of(tmp_path) == []
-    for path in (folder / "graphs").iterdir():
+    report = folder / "report.html"
+    assert said.splitlines()[-1] == f"the whole run on one page: {runs / folder.name / report.name}"
+    assert f"<code>{folder.name}</code>" in report.read_text()
+    for path in (*(folder / "graphs").iterdir(), report):
         path.unlink()
     assert graphs([str(folder)]) == 0
+    assert report.is_file()
     assert len(list((folder / "graphs").iterdir())) == len(pictures)
 
 

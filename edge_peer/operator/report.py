@@ -1,0 +1,227 @@
+"""A run as one page: `report.html` in its folder opens without a network, on a phone and on paper, and runs no script.
+
+Whatever a board or a peer has said stands in it as text, see `markup`.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+from edge_peer.operator.findings import Findings, changed_settings, find
+from edge_peer.operator.markup import Markup, join, table, tag
+from edge_peer.operator.progress import seconds
+from edge_peer.operator.report_boards import board_table, boards, missing_notice
+from edge_peer.operator.report_charts import Picture
+from edge_peer.operator.report_style import style
+from edge_peer.operator.results import Results
+from edge_peer.operator.run_files import CONFIG, REPORT, replace_file
+from edge_peer.operator.words import accuracy_text, bytes_text, counted
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Rows of the lists that fold out; the CSVs and the round log have them all.
+ROWS_MAX = 500
+
+
+def write_report(results: Results, folder: Path) -> Path:
+    """Write a run's report into its folder; returns the file."""
+    path = folder / REPORT
+    replace_file(path, report(results, folder).encode())
+    return path
+
+
+def report(results: Results, folder: Path) -> str:
+    """The page.
+
+    Args:
+        results: The run.
+        folder: Where its configuration stands, and what the collection says.
+    """
+    findings = find(results)
+    picture = Picture(results, findings)
+    config = _config(folder)
+    head = [
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # Nothing can be loaded, and nothing run, whatever stands in the page.
+        tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
+        tag("title", f"Run {results.run_id}"),
+        tag("style", Markup(style())),
+    ]
+    body = [
+        tag("h1", _question(results, findings, config)),
+        tag("p", "Run ", tag("code", results.run_id), _span(results), class_="soft"),
+        _answer(findings),
+        missing_notice(results, folder),
+        _tiles(results, findings),
+        _section("Curves", tag("div", picture.accuracy(), picture.loss(), class_="charts")),
+        _section(
+            "Time and bytes", tag("div", picture.time(), picture.bytes(), class_="charts"), _round_table(findings)
+        ),
+        _section("What happened when", _course(picture, findings)),
+        _section("Boards", *boards(picture), board_table(picture)),
+        _section("Configuration", *_configuration(findings, config, folder)),
+    ]
+    page = tag("html", tag("head", *head), tag("body", tag("main", *body)), lang="en")
+    return f"<!DOCTYPE html>\n{page}\n"
+
+
+def _section(title: str, *parts: str) -> Markup:
+    return tag("section", tag("h2", title), *parts)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The last controller's configuration, as far as it can be read."""
+    try:
+        tables: dict[str, Any] = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tables
+
+
+def _question(results: Results, findings: Findings, config: dict[str, Any]) -> str:
+    section = config.get("model")
+    artifacts = section.get("artifacts") if isinstance(section, dict) else None
+    model = Path(artifacts).name if isinstance(artifacts, str) else "a model"
+    who = counted(len(results.invited()), "board")
+    if findings.target is not None:
+        return f"Do {who} train {model} to an accuracy of {findings.target:g}?"
+    at_most = f" in {counted(findings.rounds_max, 'round')}" if findings.rounds_max is not None else ""
+    return f"How accurate do {who} make {model}{at_most}?"
+
+
+def _span(results: Results) -> str:
+    times = [row.time for rows in results.peers.values() for row in rows]
+    first, last = min(times).astimezone(timezone.utc), max(times).astimezone(timezone.utc)
+    end = f"{last:%H:%M:%S}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M:%S}"
+    return f", {first:%Y-%m-%d %H:%M:%S} to {end} UTC by the boards' clocks"
+
+
+def _answer(findings: Findings) -> Markup:
+    word, sentence = findings.answer()
+    kind = {"Reached": "answer good", "Not reached": "answer bad"}.get(word, "answer")
+    ended = f" The run ended: {findings.end}." if findings.end else ""
+    return tag("div", tag("strong", word), tag("p", sentence, ended), class_=kind)
+
+
+def _tiles(results: Results, findings: Findings) -> Markup:
+    last = findings.last_round
+    took_part = {peer for it in findings.rounds for peer in it.accepted}
+    took_part |= {peer for peer, rows in results.peers.items() if any(row.examples for row in rows)}
+    sent = sum(row.bytes_sent for rows in results.peers.values() for row in rows)
+    faults = [it for it in findings.happenings if it.kind != "elected"]
+    elections = len(findings.happenings) - len(faults)
+    int8 = findings.int8_accuracy.get(last)
+    tiles = [
+        (f"{findings.accuracy[last]:.4f}" if last in findings.accuracy else "none", f"accuracy after round {last}"),
+        (f"{int8:.4f}" if int8 is not None else "none", "the same of the int8 model"),
+        (
+            str(len(findings.rounds) or last),
+            "rounds" + (f" of at most {findings.rounds_max}" if findings.rounds_max else ""),
+        ),
+        (seconds(findings.duration_s) if findings.duration_s is not None else "unknown", "from start to end"),
+        (f"{len(took_part)} of {len(results.invited())}", "boards have trained"),
+        (bytes_text(sent), "sent by all boards together"),
+        (str(elections), "elections" if elections != 1 else "election"),
+        (str(len(faults)), "updates refused or missing"),
+    ]
+    return tag(
+        "div",
+        *(tag("div", tag("b", value), tag("small", name), class_="tile") for value, name in tiles),
+        class_="tiles",
+    )
+
+
+def _round_table(findings: Findings) -> Markup:
+    if not findings.rounds:
+        return tag("p", "No round log was collected: what each round was made of is not known.", class_="soft")
+    head = [("round", ""), ("term", ""), ("controller", "left"), ("time", ""), ("updates", ""), ("refused", ""),
+            ("missing", ""), ("accuracy", ""), ("int8", "")]  # fmt: skip
+    rows = []
+    for it in findings.rounds[-ROWS_MAX:]:
+        cells = [
+            str(it.term),
+            it.controller,
+            f"{it.seconds:.2f} s" if it.seconds is not None else "",
+            str(len(it.accepted)),
+            str(len(it.refused) or ""),
+            str(len(it.missing) or ""),
+            accuracy_text(findings.accuracy.get(it.round)),
+            accuracy_text(findings.int8_accuracy.get(it.round)),
+        ]
+        kinds = [kind for _, kind in head[1:]]
+        cell = [tag("td", text, class_=kind or None) for text, kind in zip(cells, kinds, strict=True)]
+        rows.append(tag("tr", tag("th", str(it.round), scope="row"), *cell))
+    return tag(
+        "details",
+        tag("summary", f"Each of the {counted(len(findings.rounds), 'round')}"),
+        _first(findings.rounds),
+        table(head, rows),
+    )
+
+
+def _first(items: list[Any]) -> Markup:
+    if len(items) <= ROWS_MAX:
+        return Markup("")
+    return tag("p", f"The last {ROWS_MAX} of {len(items)}; the files of the run have them all.", class_="soft")
+
+
+def _course(picture: Picture, findings: Findings) -> Markup:
+    happenings = findings.happenings
+    said = tag("p", "Seconds since the start, by the clocks of the boards that were controller then.", class_="soft")
+    chart = tag("div", picture.course(), class_="wide")
+    if not happenings:
+        return join(said, chart)
+    head = [("after", ""), ("round", ""), ("what", "left"), ("board", "left"), ("why", "text")]
+    rows = [
+        tag(
+            "tr",
+            tag("td", seconds(it.at_s) if it.at_s >= 0 else f"{it.at_s:.1f} s"),
+            tag("td", str(it.round or "")),
+            tag("td", it.kind, class_="left"),
+            tag("td", it.peer, class_="left"),
+            tag("td", it.text, class_="text"),
+        )
+        for it in happenings[-ROWS_MAX:]
+    ]
+    summary = tag("summary", f"Elections, refused and missing updates: {len(happenings)}")
+    return join(said, chart, tag("details", summary, _first(happenings), table(head, rows)))
+
+
+def _configuration(findings: Findings, config: dict[str, Any], folder: Path) -> list[Markup]:
+    parts = []
+    if findings.settings:
+        rows = [
+            tag(
+                "tr",
+                tag("th", name, scope="row"),
+                tag("td", _value(value), class_="text"),
+                class_="changed" if changed else None,
+            )
+            for name, (value, changed) in changed_settings(findings.settings).items()
+        ]
+        parts.append(tag("p", "Settings of the run; what is not the default is bold.", class_="soft"))
+        parts.append(table([("setting", "left"), ("value", "text")], rows))
+    if config:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+        lines = [piece for line in text.splitlines() for piece in (line, Markup("\n"))]
+        parts.append(tag("details", tag("summary", "Configuration of the last controller"), tag("pre", *lines)))
+    return parts or [tag("p", "Neither the start of the round log nor a configuration was collected.", class_="soft")]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ({}, ""):
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_value(it)}" for key, it in value.items())
+    return str(value)
