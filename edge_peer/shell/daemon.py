@@ -428,6 +428,7 @@ class Daemon:
             return
         LOG.info("connects anew")
         accepted = self._accepted
+        self._connection.leave()
         self._drop_connection()
         self._away_since_s = time.monotonic()
         if accepted:

@@ -7,9 +7,11 @@ keepalive too, and the broker tells the others.
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,8 @@ UPDATE_EXPIRY_S = 300
 PACKETS_A_TURN = 16
 #: Linux alone has it; elsewhere every packet goes on its own.
 CORK: int | None = getattr(socket, "TCP_CORK", None)
+#: How long the broker may take to hear a goodbye.
+LEAVE_S = 1.0
 #: Publishes that wait for their acknowledgement at a time; more are queued by paho.
 INFLIGHT_MAX = 1000
 
@@ -249,6 +253,25 @@ class Connection:
             it = self.socket()
             if it is not None:
                 it.close()
+
+    def leave(self) -> None:
+        """Close once the broker has read the goodbye, or after `LEAVE_S`: for who comes back, and is not to be gone.
+
+        The kernel resets a connection that is closed with something unread in it, and the goodbye can be lost by that.
+        """
+        self.hold(False)
+        end_s = time.monotonic() + LEAVE_S
+        with contextlib.suppress(OSError, AttributeError):
+            # paho closes its own descriptor with the goodbye.
+            rest = socket.socket(fileno=os.dup(self.socket().fileno()))
+            with rest:
+                self.close()
+                rest.shutdown(socket.SHUT_WR)
+                while (left_s := end_s - time.monotonic()) > 0:
+                    rest.settimeout(left_s)
+                    if not rest.recv(65_536):
+                        return
+        self.close()
 
     def _check(self, code: MQTTErrorCode) -> None:
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
