@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 from edge_peer.config import Config
-from edge_peer.errors import BrokerError, EdgePeerError
+from edge_peer.errors import BrokerError, ConfigError, EdgePeerError
 from edge_peer.operator.session import Session
 from edge_peer.protocol.topics import UPDATE
 from edge_peer.shell.resources import load_resources
 from edge_peer.shell.store import Store
+from edge_peer.shell.tls import own_certificate, tls_context
+from edge_peer.shell.x509 import days_left, untimely
 from edge_peer.trainers.artifacts import load_artifacts
 from edge_peer.trainers.backends import make_trainer
 
@@ -27,6 +30,8 @@ def check(config: Config, broker: bool = True) -> int:
         ("interpreter", _interpreter),
         ("state folder", _state),
     ]
+    if config.broker.tls_ca is not None:
+        checks.append(("certificate", _certificate))
     if broker:
         checks.append(("broker", _broker))
     worst = 0
@@ -60,6 +65,15 @@ def _interpreter(config: Config) -> str:
 def _state(config: Config) -> str:
     Store(config.peer.state_dir)
     return f"{config.peer.state_dir} can be written to"
+
+
+def _certificate(config: Config) -> str:
+    # Whatever is wrong with the three files, or with whose they are.
+    tls_context(config.broker, config.peer.name)
+    own, now = own_certificate(config.broker), datetime.now(timezone.utc)
+    if problem := untimely(own, now):
+        raise ConfigError([f"[broker] tls_certificate = {str(config.broker.tls_certificate)!r} {problem}"])
+    return f"{own.common_name}'s, {days_left(own, now)} days left"
 
 
 def _broker(config: Config) -> str:

@@ -7,6 +7,8 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -42,6 +44,10 @@ ROLE = ROOT / "ansible/roles/broker"
 NOW = datetime.now(timezone.utc)
 PEERS = ["peer1", "peer2", "peer3"]
 WANTED = [Wanted("broker.here", server=True, addresses=(HOST,)), *map(Wanted, PEERS), Wanted("operator")]
+
+
+#: Anybody may vote: the name need not be on the harness's roster.
+ALONE = {"federation": {"roster": None}}
 
 
 def authority(folder: Path, now: datetime = NOW, **lifetimes: int) -> Folder:
@@ -445,19 +451,37 @@ def test_a_key_with_a_password_is_a_clear_error_and_nobody_is_asked_for_it(
     refused(wrong, r"\[broker\] tls_key = '.*locked.key' needs a password, and nobody is there to give it")
 
 
+def run(fleet: Live, peer: str) -> str:
+    """What `edge-peer run` says that ends at once because of the configuration."""
+    command = [sys.executable, "-m", "edge_peer", "run", "--config", str(fleet.fleet.configuration(peer))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    return done.stderr
+
+
 def test_a_certificate_of_another_name_is_a_clear_error_at_the_start(
     fleet: Live, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet.configure(peer1=tls(certificates, "peer2"))
-    assert main(["run", "--config", str(fleet.fleet.configuration("peer1"))]) == 2
-    said = capsys.readouterr().err
-    assert "peer2.crt': its common name is 'peer2', but [peer] name = 'peer1'" in said
-    assert "make certs" in said
-    # An operator may speak for another; what it may write is the broker's decision.
-    assert main(["check", "--config", str(fleet.fleet.configuration("peer1"))]) == 3
-    said = capsys.readouterr().out
-    assert "does not let peer1 write" in said
-    assert "common name must be the peer's name" in said
+    assert main(["check", "--config", str(fleet.fleet.configuration("peer1"))]) == 2
+    checked = capsys.readouterr().out
+    for said in (checked, run(fleet, "peer1")):
+        assert "peer2.crt': its common name is 'peer2', but [peer] name = 'peer1'" in said
+        assert "make certs" in said
+    # An operator may use another's to look; what it may write is the broker's decision.
+    assert "does not let peer1 write" in checked
+    assert "common name must be the peer's name" in checked
+
+
+def test_check_says_how_long_the_certificate_lasts(
+    fleet: Live, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, code, words in (("peer1", 0, "ok    certificate: peer1's, 824 days left"), ("late", 2, "expired on")):
+        own = tls(certificates, name)
+        fleet.peers = [name]
+        fleet.configure(**{name: {**own, "shard": {"path": str(fleet.shards / "peer1.safetensors")}, **ALONE}})
+        assert main(["check", "--config", str(fleet.fleet.configuration(name))]) == code
+        assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
@@ -469,8 +493,7 @@ def test_a_tls_file_that_is_of_no_use_is_named(
     if content is not None:
         (tmp_path / "mine.crt").write_bytes(content)
     fleet.configure(peer1=wrong)
-    for command in ("check", "run"):
-        assert main([command, "--config", str(fleet.fleet.configuration("peer1"))]) == 2
-        said = capsys.readouterr()
-        assert "tls_ca" in said.out + said.err
-        assert "make" in said.out + said.err
+    assert main(["check", "--config", str(fleet.fleet.configuration("peer1"))]) == 2
+    for said in (capsys.readouterr().out, run(fleet, "peer1")):
+        assert "tls_ca" in said
+        assert "make" in said
