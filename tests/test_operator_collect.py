@@ -27,10 +27,12 @@ RUN = Invented(PEERS, led=[(1, "attic"), (4, "roof")], missing={(4, "attic"): "o
 
 def fetched(folder: Path, hosts: list[str], reached: list[str] | None = None, rounds: range | None = None) -> Path:
     """What fetching leaves: a state folder a host, and who was asked."""
+    for host in hosts:
+        (folder / host / "reached.json").unlink(missing_ok=True)
     for host in hosts if reached is None else reached:
-        RUN.board(folder / host / "edge-peer", host, rounds)
-    document = {"hosts": hosts, "reached": hosts if reached is None else reached}
-    (folder / "collection.json").write_text(json.dumps(document))
+        RUN.board(folder / host, host, rounds)
+        (folder / host / "reached.json").write_text("{}")
+    (folder / "asked.json").write_text(json.dumps(hosts))
     return folder
 
 
@@ -42,7 +44,7 @@ def rounds_in(path: Path) -> list[int]:
 def test_a_collection_leaves_what_the_demo_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collected, runs = fetched(tmp_path / "collected", PEERS), tmp_path / "runs"
     for peer in PEERS:
-        model = collected / peer / "edge-peer/runs" / RUN_ID / "model.int8.tflite"
+        model = collected / peer / "runs" / RUN_ID / "model.int8.tflite"
         model.write_bytes(peer.encode())
     assert main(["--collected", str(collected), "--runs", str(runs)]) == 0
     folder = runs / RUN_ID
@@ -93,7 +95,7 @@ def test_what_was_collected_is_never_lost(tmp_path: Path) -> None:
     arguments = ["--collected", str(collected), "--runs", str(runs)]
     assert main(arguments) == 0
     shutil.rmtree(collected / "attic")
-    again = collected / "attic/edge-peer/runs" / RUN_ID
+    again = collected / "attic/runs" / RUN_ID
     again.mkdir(parents=True)
     fetched(collected, PEERS, ["cellar", "roof"])
     # What it says anew of a round that is known counts: it is the later word.
@@ -114,9 +116,9 @@ def test_what_was_collected_is_never_lost(tmp_path: Path) -> None:
 def test_a_shorter_file_replaces_no_longer_one(tmp_path: Path) -> None:
     collected, out = fetched(tmp_path / "collected", PEERS), tmp_path / "out"
     assert gather(state_folders(collected), RUN_ID, out) == []
-    for path in (collected / "roof/edge-peer/runs" / RUN_ID).iterdir():
+    for path in (collected / "roof/runs" / RUN_ID).iterdir():
         path.write_bytes(path.read_bytes()[:-60])
-    (collected / "cellar/edge-peer/runs" / RUN_ID / "cellar.csv").write_text("")
+    (collected / "cellar/runs" / RUN_ID / "cellar.csv").write_text("")
     whole = {path.name: path.read_bytes() for path in out.glob("*.csv")} | {"log": (out / "rounds.jsonl").read_bytes()}
     assert gather(state_folders(collected), RUN_ID, out) == []
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == {
@@ -127,9 +129,9 @@ def test_a_shorter_file_replaces_no_longer_one(tmp_path: Path) -> None:
 
 def test_a_file_that_is_being_written_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
     collected = fetched(tmp_path / "collected", PEERS)
-    path = collected / "attic/edge-peer/runs" / RUN_ID / "attic.csv"
+    path = collected / "attic/runs" / RUN_ID / "attic.csv"
     path.write_bytes(path.read_bytes()[:-5])
-    log = collected / "roof/edge-peer/runs" / RUN_ID / "rounds.jsonl"
+    log = collected / "roof/runs" / RUN_ID / "rounds.jsonl"
     log.write_bytes(log.read_bytes()[:-5])
     assert gather(state_folders(collected), RUN_ID, tmp_path / "out") == []
     assert rounds_in(tmp_path / "out/attic.csv") == [0, 1, 2, 3, 4, 5]
@@ -139,7 +141,7 @@ def test_a_file_that_is_being_written_is_read_to_its_last_whole_line(tmp_path: P
 def test_rows_of_two_releases_become_one_file(tmp_path: Path) -> None:
     """An upgrade during the run has begun a file with other columns, and set the other one aside."""
     collected = fetched(tmp_path / "collected", PEERS)
-    run = collected / "attic/edge-peer/runs" / RUN_ID
+    run = collected / "attic/runs" / RUN_ID
     older = [it for it in COLUMNS if it not in ("int8_accuracy", "temperature_c")]
     (run / "attic.csv.other-columns").write_text(csv_text([RUN.row("attic", it) for it in range(3)], older))
     (run / "attic.csv").write_text(csv_text([RUN.row("attic", it) for it in range(3, 7)]))
@@ -150,9 +152,9 @@ def test_rows_of_two_releases_become_one_file(tmp_path: Path) -> None:
 
 def test_a_damaged_file_costs_its_own_lines_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collected, runs = fetched(tmp_path / "collected", PEERS), tmp_path / "runs"
-    path = collected / "attic/edge-peer/runs" / RUN_ID / "attic.csv"
+    path = collected / "attic/runs" / RUN_ID / "attic.csv"
     path.write_text(path.read_text().replace(",300,", ",\x1b[2J,", 1))
-    (collected / "cellar/edge-peer/runs" / RUN_ID / "cellar.csv").write_bytes(bytes(range(256)) * 8 + b"\n")
+    (collected / "cellar/runs" / RUN_ID / "cellar.csv").write_bytes(bytes(range(256)) * 8 + b"\n")
     assert main(["--collected", str(collected), "--runs", str(runs)]) == 0
     said = capsys.readouterr().out
     assert "attic.csv, line 3: examples is " in said
@@ -163,20 +165,18 @@ def test_a_damaged_file_costs_its_own_lines_only(tmp_path: Path, capsys: pytest.
     assert set(read_results(runs / RUN_ID).peers) == {"attic", "roof"}
 
 
-def test_several_peers_of_one_board(tmp_path: Path) -> None:
-    collected = tmp_path / "collected"
-    for peer, folder in (("attic", "edge-peer"), ("cellar", "edge-peer-cellar"), ("roof", "edge-peer-roof")):
-        RUN.board(collected / "attic" / folder, peer)
-    (collected / "attic/edge-peer-").mkdir()
-    (collected / "attic/edge-peer-../").mkdir(exist_ok=True)
+def test_only_peers_folders_are_peers(tmp_path: Path) -> None:
+    collected = fetched(tmp_path / "collected", PEERS)
+    (collected / ".hidden/runs").mkdir(parents=True)
+    (collected / "a name/runs").mkdir(parents=True)
+    (collected / "never-reached").mkdir()
+    (collected / "file").write_text("")
     assert list(state_folders(collected)) == PEERS
-    gather(state_folders(collected), RUN_ID, tmp_path / "out")
-    assert set(read_results(tmp_path / "out").peers) == set(PEERS)
 
 
 def test_runs_that_have_not_grown_are_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collected, runs = fetched(tmp_path / "collected", PEERS), tmp_path / "runs"
-    state = collected / "attic/edge-peer/runs"
+    state = collected / "attic/runs"
     for run_id in ("20250101-000000-old", "20250601-000000-mid"):
         shutil.copytree(state / RUN_ID, state / run_id)
     arguments = ["--collected", str(collected), "--runs", str(runs)]
@@ -206,7 +206,7 @@ def test_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_run_without_a_row_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collected = tmp_path / "collected"
-    run = collected / "attic/edge-peer/runs" / RUN_ID
+    run = collected / "attic/runs" / RUN_ID
     run.mkdir(parents=True)
     (run / "rounds.jsonl").write_text(log_text(RUN.log("attic")[:2]))
     assert main(["--collected", str(collected), "--runs", str(tmp_path / "runs")]) == 2
@@ -215,10 +215,11 @@ def test_a_run_without_a_row_yet(tmp_path: Path, capsys: pytest.CaptureFixture[s
         gather({}, RUN_ID, tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"hosts": 3, "reached": []}', '{"hosts": ["a"]}', "[" * 9999, "\udcff"])
+@pytest.mark.parametrize("text", ["", "[]", '{"hosts": 3, "reached": []}', '{"hosts": [1]}', "[" * 9999, "\udcff"])
 def test_a_collection_of_another_kind_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "collection.json").write_bytes(text.encode(errors="surrogateescape"))
-    assert Collection.read(tmp_path) == Collection()
+    for name in ("collection.json", "asked.json"):
+        (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    assert Collection.read(tmp_path).missed == Collection.fetched(tmp_path).missed == []
     assert Collection.read(tmp_path / "elsewhere").missed == []
 
 
@@ -227,7 +228,7 @@ def test_rows_are_the_union_of_all_that_came(tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("union")
     seen: set[int] = set()
     for visit in visits:
-        RUN.board(folder / "attic/edge-peer", "attic", sorted(visit))
+        RUN.board(folder / "attic", "attic", sorted(visit))
         gather(state_folders(folder), RUN_ID, folder / "out")
         seen |= visit
         assert rounds_in(folder / "out/attic.csv") == sorted(seen)

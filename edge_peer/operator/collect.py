@@ -21,7 +21,6 @@ from edge_peer.operator.graphs import draw_run
 from edge_peer.operator.markup import printable
 from edge_peer.operator.results import Results, Table, read_results, row_of
 from edge_peer.operator.run_files import (
-    COLLECTION,
     CONFIG,
     INT8_MODEL,
     MODEL,
@@ -33,9 +32,6 @@ from edge_peer.operator.run_files import (
     replace_file,
 )
 from edge_peer.protocol.topics import is_name
-
-#: The state folder of a board's only peer; further ones have `-<peer>` behind it.
-STATE = "edge-peer"
 
 
 def runs_of(state_dirs: Mapping[str, Path]) -> list[str]:
@@ -137,13 +133,8 @@ def _merge_rows(target: Path, sources: Iterable[Path]) -> list[str]:
 
 
 def state_folders(collected: Path) -> dict[str, Path]:
-    """The fetched state folder of each peer: `<collected>/<host>/edge-peer`, or `edge-peer-<peer>` of several."""
-    found = {}
-    for folder in sorted(collected.glob(f"*/{STATE}*/")):
-        peer = folder.parent.name if folder.name == STATE else folder.name.removeprefix(f"{STATE}-")
-        if is_name(peer):
-            found[peer] = folder
-    return found
+    """What was fetched of each peer's state folder: `<collected>/<peer>`, with `runs` in it."""
+    return {path.parent.name: path.parent for path in sorted(collected.glob("*/runs/")) if is_name(path.parent.name)}
 
 
 def renewed_runs(state_dirs: Mapping[str, Path], runs: Path) -> list[str]:
@@ -170,9 +161,9 @@ def assemble(collected: Path, runs: Path, run_id: str) -> tuple[Results, list[st
     """
     folder = runs / run_id
     remarks = gather(state_folders(collected), run_id, folder)
-    collection = Collection.read(collected)
+    collection = Collection.fetched(collected)
     if collection.hosts:
-        replace_file(folder / COLLECTION, (collected / COLLECTION).read_bytes())
+        collection.write(folder)
     results = read_results(folder)
     remarks += missing_rows(results)
     draw_run(results, folder)
@@ -189,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs go (default: %(default)s)")
     parser.add_argument("--run", metavar="ID", help="only this run (default: the newest, and all that have grown)")
     options = parser.parse_args(arguments)
-    collection = Collection.read(options.collected)
+    collection = Collection.fetched(options.collected)
     if collection.hosts:
         text = f"collected from {len(collection.hosts) - len(collection.missed)} of {len(collection.hosts)} boards"
         print(text + (f"; not reached: {', '.join(collection.missed)}" if collection.missed else ""))

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_peer.operator.results import Results
-from edge_peer.operator.run_files import COLLECTION
+from edge_peer.operator.run_files import COLLECTION, replace_file
 from edge_peer.operator.words import ranges
+from edge_peer.protocol.topics import is_name
+
+#: What fetching leaves beside the peers' folders, and in the folder of each that answered.
+ASKED, REACHED = "asked.json", "reached.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What the fetching of files says of itself, in `collection.json`.
+    """Whom the boards' files were fetched from.
 
     Attributes:
         hosts: Boards of the inventory that were asked.
@@ -29,14 +33,35 @@ class Collection:
         return sorted(set(self.hosts) - set(self.reached))
 
     @classmethod
-    def read(cls, folder: Path) -> Collection:
-        """Of a folder; without the file, or with another one, nobody was asked."""
-        try:
-            document = json.loads((folder / COLLECTION).read_text(encoding="utf-8"))
-            hosts, reached = (tuple(map(str, document[name])) for name in ("hosts", "reached"))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    def fetched(cls, collected: Path) -> Collection:
+        """Of the folder of fetched files; without the list of those who were asked, nobody was."""
+        hosts = _names(_json(collected / ASKED))
+        return cls(hosts, tuple(host for host in hosts if is_name(host) and (collected / host / REACHED).is_file()))
+
+    @classmethod
+    def read(cls, run: Path) -> Collection:
+        """Of a run's folder."""
+        document = _json(run / COLLECTION)
+        if not isinstance(document, dict):
             return cls()
-        return cls(hosts, reached)
+        return cls(_names(document.get("hosts")), _names(document.get("reached")))
+
+    def write(self, run: Path) -> None:
+        """Into a run's folder."""
+        document = {"hosts": self.hosts, "reached": self.reached}
+        replace_file(run / COLLECTION, json.dumps(document, sort_keys=True).encode() + b"\n")
+
+
+def _json(path: Path) -> object:
+    try:
+        document: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(it for it in value if isinstance(it, str)) if isinstance(value, list) else ()
 
 
 def missing_rows(results: Results) -> list[str]:
