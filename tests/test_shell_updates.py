@@ -65,7 +65,7 @@ def change_of(seed: int = 1, base: GlobalModel = BASE) -> F32:
 
 
 def settings(**fields: Any) -> RunSettings:
-    return RunSettings(**{"learning_rate": 0.1, **fields})
+    return RunSettings(**{"learning_rate": 0.1, "codec": "float32", **fields})
 
 
 # ---------------------------------------------------------------------- codecs

@@ -50,7 +50,7 @@ def key(round_: int = 1) -> ev.TrainingKey:
 
 
 def train_job(round_: int = 1, after: str | None = None, **settings: Any) -> TrainJob:
-    return TrainJob(key(round_), RunSettings(**{"learning_rate": 0.1, **settings}), BASE, after)
+    return TrainJob(key(round_), RunSettings(**{"learning_rate": 0.1, "codec": "float32", **settings}), BASE, after)
 
 
 def evaluate_job(vector: Any = INITIAL) -> EvaluateJob:

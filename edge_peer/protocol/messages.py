@@ -109,7 +109,7 @@ class RunSettings:
     rule_parameters: dict[str, float] = field(default_factory=dict)
     server_optimizer: str = NONE
     server_parameters: dict[str, float] = field(default_factory=dict)
-    codec: str = "float32"
+    codec: str = "int8"
     error_feedback: bool = False
     downlink: str = WHOLE
     privacy: str = "none"
@@ -136,13 +136,13 @@ class RunSettings:
             update_norm_max=fields.number("update_norm_max", 0, 1e30),
             seed=fields.integer("seed"),
             proximal=fields.number("proximal", 0, 1e6),
-            # A state or a document of an earlier release has none of these.
+            # A state or a document of an earlier release has none of these, and means what there was then.
             scaffold=fields.flag("scaffold") if fields.has("scaffold") else plain.scaffold,
             rule=fields.name("rule") if fields.has("rule") else plain.rule,
             rule_parameters=fields.numbers("rule_parameters") if fields.has("rule_parameters") else {},
             server_optimizer=fields.name("server_optimizer") if fields.has("server_optimizer") else NONE,
             server_parameters=fields.numbers("server_parameters") if fields.has("server_parameters") else {},
-            codec=fields.name("codec") if fields.has("codec") else plain.codec,
+            codec=fields.name("codec") if fields.has("codec") else "float32",
             error_feedback=fields.flag("error_feedback") if fields.has("error_feedback") else plain.error_feedback,
             downlink=fields.name("downlink") if fields.has("downlink") else plain.downlink,
             privacy=fields.one_of("privacy", PRIVACY) if fields.has("privacy") else plain.privacy,

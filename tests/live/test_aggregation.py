@@ -29,7 +29,7 @@ RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     "norm_clipping": (3, {"downlink": "float32", "rule_parameters": {"norm_max": 5.0}}),
     "adaptive_clipping": (3, {"codec": "int8", "downlink": "int4"}),
     "krum": (5, {"codec": "int8"}),
-    "multi_krum": (5, {"downlink": "int8"}),
+    "multi_krum": (5, {"codec": "float32", "downlink": "int8"}),
     "bulyan": (3, {"codec": "int8", "rule_parameters": {"byzantine": 0}}),
     "geometric_median": (3, {"codec": "int8"}),
     "centered_clipping": (3, {"codec": "topk-0.5", "error_feedback": True}),
@@ -72,7 +72,7 @@ def test_a_run_with_every_rule_and_codec(live: Make, small: Path, rule: str) -> 
     lines = it.committed(str(end.run_id))
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert all(set(line["accepted"]) == set(it.peers) for line in lines)
-    assert {it["codec"] for line in lines for it in line["accepted"].values()} == {settings.get("codec", "float32")}
+    assert {it["codec"] for line in lines for it in line["accepted"].values()} == {settings.get("codec", "int8")}
     assert len(final_models(it, str(end.run_id))) == 1, "every peer ends with the same model"
     assert end.accuracy is not None
     assert end.accuracy > 0.25, "it learns: chance is 0.1"

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,14 @@ SIZE = load_artifacts(ARTIFACTS).layout.size
 def tensors(document: dict[str, object], values: np.ndarray) -> bytes:
     """An update whose digest is right, so that what else is wrong with it is looked at."""
     digest = hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
-    return save({"update": values}, {"edge_peer": json.dumps({**document, "digest": digest})})
+    content = np.frombuffer(values.tobytes(), np.uint8) if values.dtype == np.float32 and values.ndim == 1 else values
+    return save({"update": content}, {"edge_peer": json.dumps({**document, "digest": digest})})
+
+
+def bomb(document: dict[str, object]) -> bytes:
+    """An update in int8 that is a gigabyte of zeros when it is inflated."""
+    packed = zlib.compress(bytes(1 << 30), 9)[:26_000]
+    return save({"update": np.frombuffer(packed, np.uint8)}, {"edge_peer": json.dumps({**document, "codec": "int8"})})
 
 
 def hostile_payloads(run_id: str, base: str, session: str, term: int, round_: int) -> list[bytes]:
@@ -46,6 +54,7 @@ def hostile_payloads(run_id: str, base: str, session: str, term: int, round_: in
         "codec": "float32",
         "loss": 1.0,
         "seconds": 1.0,
+        "steps": 10.0,
     }
     good = tensors(offer, np.zeros(SIZE, np.float32))
     rng = random.Random(1)
@@ -74,6 +83,8 @@ def hostile_payloads(run_id: str, base: str, session: str, term: int, round_: in
         tensors(offer, np.full(SIZE, np.nan, np.float32)),
         tensors({**offer, "examples": -1}, np.zeros(SIZE, np.float32)),
         tensors({**offer, "codec": "pickle"}, np.zeros(SIZE, np.float32)),
+        tensors({**offer, "codec": "int8"}, np.zeros(SIZE, np.float32)),
+        bomb({**offer, "digest": "0" * 64}),
         good,
         b"\0" * 8_000_000,
     ]

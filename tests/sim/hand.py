@@ -39,7 +39,7 @@ TIMING = Timing(
     resend_s=5.0,
     final_report_s=30.0,
 )
-RUN = RunSettings(rounds_max=2, round_deadline_s=60.0, updates_min=2)
+RUN = RunSettings(rounds_max=2, round_deadline_s=60.0, updates_min=2, codec="float32")
 Kind = TypeVar("Kind")
 
 
