@@ -12,7 +12,7 @@ from edge_peer import __version__
 from edge_peer.config import Config, load_config
 from edge_peer.errors import BrokerError, ConfigError, EdgePeerError, ResourceError
 
-EPILOG = """exit codes: 0 done, 1 failed, 2 configuration, model or shard unusable, 3 no broker.
+EPILOG = """exit codes: 0 done, 1 failed, 2 configuration, model or shard unusable, 3 no broker, 4 name taken.
 
   edge-peer check --config /etc/edge-peer/config.toml    what is wrong, before anything starts
   edge-peer run --config /etc/edge-peer/config.toml      what the systemd unit starts
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = it.add_subparsers(dest="command", required=True, metavar="COMMAND")
     helps = {
-        "run": "be a peer until SIGTERM",
+        "run": "be a peer until SIGTERM; SIGHUP: read the configuration again",
         "check": "check configuration, shard, model and broker",
         "status": "show who is there and how the run goes",
         "stop": "end the run that is on",
@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--config", type=Path, required=True, metavar="FILE", help="the board's TOML file")
+        if name == "check":
+            command.add_argument("--no-broker", action="store_true", help="all but the broker")
         if name == "stop":
             command.add_argument("--reason", default="", help="written into the run's record")
         if name in ("stop", "start"):
@@ -140,11 +142,11 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from edge_peer.shell.daemon import Daemon  # noqa: PLC0415
 
-        return Daemon(config).run()
+        return Daemon(config, options.config).run()
     if options.command == "check":
         from edge_peer.operator.check import check  # noqa: PLC0415
 
-        return check(config)
+        return check(config, broker=not options.no_broker)
     if options.command == "status":
         from edge_peer.operator.status import status  # noqa: PLC0415
 
