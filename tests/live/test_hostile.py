@@ -54,7 +54,7 @@ def hostile_payloads(run_id: str, base: str, session: str, term: int, round_: in
         "codec": "float32",
         "loss": 1.0,
         "seconds": 1.0,
-        "steps": 10.0,
+        "steps": 10,
     }
     good = tensors(offer, np.zeros(SIZE, np.float32))
     rng = random.Random(1)
