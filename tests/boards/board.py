@@ -129,7 +129,7 @@ class Board:
         groups = " ".join(str(folder) for folder in cgroups.folders(self.group))
         command = [str(Path(__file__).with_name("power.sh")), groups, *nspawn]
         if self.attached:
-            command = ["setpriv", "--pdeathsig", "KILL", *command]
+            command = ["setpriv", "--pdeathsig", "TERM", *command]
         with (self.folder / "console.log").open("ab") as log:
             self._power = subprocess.Popen(
                 command,
@@ -166,13 +166,21 @@ class Board:
         if not leader:
             raise BoardsError(f"{self.name} is off: boot() it")
         self._signal(leader, REBOOT)
+        self.wait_rebooted(leader)
+        if wait:
+            self.wait_for_ssh()
+
+    def wait_rebooted(self, leader: int) -> None:
+        """Until it has rebooted since `leader()` was that, by whomever it was told to.
+
+        Raises:
+            BoardsError: It does not.
+        """
         end_s = time.monotonic() + HALT_S * self.patience
         while self.leader() in {leader, 0}:
             if time.monotonic() > end_s:
                 raise BoardsError(f"{self.name} does not reboot: {self.console()}")
             time.sleep(POLL_S / 5)
-        if wait:
-            self.wait_for_ssh()
 
     def power_cut(self) -> None:
         """All its processes end at once, and none is told.
@@ -217,13 +225,19 @@ class Board:
         call(["ip", "-n", self.namespace, "link", "set", self.cable, "up"])
 
     def drop(self, percent: int) -> None:
-        """Lose that share of what it sends and of what it is sent, without it seeing why; 0: lose nothing."""
+        """Lose that share of what it sends and of what it is sent, without it seeing why; 0: lose nothing.
+
+        Raises:
+            BoardsError: It is no share.
+        """
+        if not 0 <= percent <= 100:
+            raise BoardsError(f"{percent} % of the packets cannot be lost: 0 to 100")
         here = ["ip", "netns", "exec", self.namespace, "nft"]
         call([*here, "delete", "table", "netdev", f"drop-{self.name}"], check=False)
         if percent:
             hooks = "\n".join(
                 f'chain {hook} {{ type filter hook {hook} device "{self.cable}" priority 0; '
-                f"numgen random mod 100 < {percent} drop; }}"
+                f"numgen random mod 100 <= {percent - 1} drop; }}"
                 for hook in ("ingress", "egress")
             )
             call([*here, "-f", "-"], stdin=f"table netdev drop-{self.name} {{\n{hooks}\n}}\n")
