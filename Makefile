@@ -22,6 +22,8 @@ MODEL ?=
 DATASET ?=
 #: the run that `make graphs` draws
 RUN ?= runs/latest
+#: of the boards of `make test-boards`: amd64, or arm64, which is emulated; this machine's own unless given
+ARCH ?=
 #: how many random histories `make sim` plays
 SEEDS ?= 2000
 #: the folder of a fleet of boards: its inventory, certificates, and what is made for it
@@ -137,6 +139,11 @@ test-models: setup-models setup mosquitto ## the tests of the models, with Tenso
 	@requirements/environment.sh .venv-tflite tflite 11 || echo "without tflite-runtime: it has no wheels for this Python"
 	@.venv-models/bin/python -m pytest -m tensorflow -n 2 --dist worksteal $(wildcard tests/test_models*.py)
 	@.venv-models/bin/python -m pytest -m tensorflow tests/live/test_backends.py tests/test_docs.py tests/test_predict.py
+
+.PHONY: test-boards
+test-boards: setup-test ## the tests with a fleet of boards: real systemd, SSH, power cuts (root; ARCH=arm64: emulated)
+	@$(if $(filter 0,$(shell id -u)),,sudo) env ARCH=$(ARCH) PYTHONDONTWRITEBYTECODE=1 \
+		$(BIN)/python -m pytest -p no:cacheprovider tests/boards
 
 .PHONY: sim
 sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants
