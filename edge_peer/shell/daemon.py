@@ -426,7 +426,7 @@ class Daemon:
         self._retry_s = self._config.broker.reconnect_s_min
         if self._connection is None:
             return
-        LOG.info("connects anew")
+        LOG.info("connects anew, with the broker, certificates and password as they are now")
         accepted = self._accepted
         self._connection.leave()
         self._drop_connection()

@@ -288,6 +288,34 @@ def test_certificates_and_then_the_authority_are_replaced_while_a_run_goes_on(ro
     assert (rotation.pki / "ca.crt").read_bytes().count(b"BEGIN") == 1
 
 
+def test_a_reload_takes_new_certificates_and_nobody_is_gone_meanwhile(rotation: Rotation) -> None:
+    fleet = rotation.fleet
+    fleet.start()
+    begun = rotation.wait_rounds()
+
+    def reload(*peers: str, until: str, times: int) -> None:
+        for peer in peers:
+            os.kill(fleet.fleet.processes[peer].pid, signal.SIGHUP)
+        while any(fleet.fleet.log(peer).read_text().count(until) < times for peer in peers):
+            rotation.wait_rounds()
+
+    # The same files: the connection is as good as it was.
+    reload("peer1", until="nothing new for this process", times=1)
+    authority(rotation.pki).make(WANTED, rotate=True)
+    # Half of a pair, as while it is being copied: the old connection is kept.
+    shutil.copy(rotation.pki / "peer1.crt", rotation.folder / "tls-peer1" / "peer1.crt")
+    reload("peer1", until="is not taken, nothing has changed", times=1)
+    assert "is not the key of tls_certificate" in fleet.fleet.log("peer1").read_text()
+    assert fleet.fleet.log("peer1").read_text().count("connected to") == 1
+    for peer in PEERS:
+        rotation.deploy(peer)
+    reload(*PEERS, until="connected to", times=2)
+    now = rotation.wait_rounds()
+    # Nobody was taken for gone: it is the same controller's term.
+    assert (now.run_id, now.term) == (begun.run_id, begun.term)
+    assert not any("connection lost" in fleet.fleet.log(peer).read_text() for peer in PEERS)
+
+
 def test_certificates_of_the_former_authority_are_refused_once_it_is_forgotten(
     tmp_path: Path, certificates: Path
 ) -> None:
