@@ -35,8 +35,8 @@ def to_json(federation: Federation) -> dict[str, Any]:
     }
 
 
-def lines(federation: Federation) -> list[str]:
-    """The same for people."""
+def summary(federation: Federation) -> list[str]:
+    """Who is controller, and how the run goes."""
     document, out = federation.round, []
     if document is None:
         out.append("no controller")
@@ -53,6 +53,12 @@ def lines(federation: Federation) -> list[str]:
             if document.accuracy is not None:
                 int8 = f" (int8 {document.int8_accuracy:.4f})" if document.int8_accuracy is not None else ""
                 out.append(f"  accuracy {document.accuracy:.4f}{int8} after round {document.accuracy_round}")
+    return out
+
+
+def lines(federation: Federation) -> list[str]:
+    """The same for people."""
+    document, out = federation.round, summary(federation)
     if not federation.presences:
         out.append("nobody has announced itself to this broker")
         return out

@@ -1,0 +1,55 @@
+"""`make status` against a real broker that wants certificates, and real peers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_peer.operator.broker import HOST
+from edge_peer.operator.fleet_status import main
+from tests.live.harness import FEDERATION, Live
+from tests.live.test_tls import TlsBroker, broker, certificates, fleet  # noqa: F401 - fixtures
+
+pytestmark = pytest.mark.live
+
+
+def test_boards_and_broker_are_asked(
+    fleet: Live,  # noqa: F811
+    broker: TlsBroker,  # noqa: F811
+    certificates: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = tmp_path / "status"
+    status.mkdir()
+    address = {"host": HOST, "port": broker.port}
+    hosts = [*fleet.peers, "attic"]
+    (status / "fleet.json").write_text(json.dumps({"hosts": hosts, "federation": FEDERATION, "broker": address}))
+    pem = (certificates / "peer1.crt").read_text()
+    (status / "peer1.json").write_text(json.dumps({"unit": {"ActiveState": "active"}, "certificate": pem}))
+    arguments = ["--status", str(status), "--pki", str(certificates)]
+    fleet.start()
+    while True:
+        code = main([*arguments, "--json"])
+        document = json.loads(capsys.readouterr().out)
+        if document["round"] is not None and document["round"]["complete"]:
+            break
+    assert code == 1, "attic does not answer"
+    assert document["broker"] == "answers"
+    boards = document["boards"]
+    assert {name: it["state"] for name, it in boards.items()} == {
+        "attic": "no answer", "peer1": "up", "peer2": "online", "peer3": "online",
+    }  # fmt: skip
+    assert document["controller"] in fleet.peers
+    assert boards[document["controller"]]["role"] == "controller"
+    assert all(0 < boards[peer]["accuracy"] < 1 for peer in fleet.peers)
+    assert boards["peer1"]["certificate_days"] > 30
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    assert f"controller {document['controller']}, term" in said
+    assert "attic: does not answer to SSH" in said
+    broker.stop()
+    assert main(arguments) == 1
+    assert f"broker: {HOST}:{broker.port}" in " ".join(capsys.readouterr().out.split())
