@@ -70,7 +70,7 @@ certs: setup-fleet ## make the certificates of a fleet that are missing or soon 
 		$(if $(BROKER),--broker $(BROKER)) $(CERTS_WITH) $(NAMES)
 
 .PHONY: graphs
-graphs: setup ## draw the graphs of a run again (RUN=runs/<run id>)
+graphs: setup ## draw the graphs of a run and its report again (RUN=runs/<run id>)
 	@$(BIN)/python -m edge_peer.operator.graphs $(RUN)
 
 .PHONY: shards
@@ -90,11 +90,21 @@ deploy: inventory ## bring the fleet to what its inventory says, blank boards to
 
 .PHONY: start
 start: inventory ## start the peers of the fleet, and ask for a run unless one is on
-	@$(PLAY) ansible/start.yml
+	@ANSIBLE_DISPLAY_OK_HOSTS=true $(PLAY) ansible/start.yml
 
 .PHONY: stop
 stop: inventory ## stop the peers of the fleet; a run that is on goes on with `make start`, unless END_RUN=yes ends it
 	@$(PLAY) $(if $(END_RUN),--extra-vars edge_peer_end_run=$(END_RUN)) ansible/stop.yml
+
+.PHONY: status
+status: inventory ## how every board of the fleet is: up, role, round, accuracy, memory, temperature, disk, certificate days
+	@$(PLAY) ansible/status.yml >$(FLEET)/status.log 2>&1 || { cat $(FLEET)/status.log >&2; exit 2; }
+	@.venv-fleet/bin/python -m edge_peer.operator.fleet_status --status $(FLEET)/status --pki $(FLEET)/pki || [ $$? = 1 ]
+
+.PHONY: collect
+collect: inventory ## CSVs, round logs and models of all boards that answer into runs/<run id>/, with graphs and report.html; at any time
+	@$(PLAY) ansible/collect.yml
+	@.venv-fleet/bin/python -m edge_peer.operator.collect --collected $(FLEET)/collected
 
 .PHONY: upgrade
 upgrade: inventory ## install the software as it is here on the boards, one after another, while the run goes on
@@ -124,7 +134,8 @@ test: lint types test-main test-tflite test-models ## everything that must pass:
 
 .PHONY: test-main
 test-main: setup-test mosquitto ## the tests, but for those that need tflite-runtime or TensorFlow
-	@$(BIN)/python -m pytest -m "not tensorflow"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow and not live"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m live
 
 .PHONY: test-tflite
 test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11

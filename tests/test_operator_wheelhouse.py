@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from edge_peer import __version__
 from edge_peer.operator.wheelhouse import (
+    BUNDLE,
     MANIFEST,
     REQUIREMENTS,
     ROOT,
@@ -150,6 +152,8 @@ def test_a_wheelhouse_is_whole_and_filled_once(source: Path, tmp_path: Path) -> 
     assert manifest["release"] == release
     assert manifest["system_packages"] == ["python3-numpy"]
     assert sorted(manifest["wheels"]) == sorted(path.name for path in folder.glob("*.whl"))
+    with tarfile.open(folder / BUNDLE) as bundle:
+        assert {(it.name, it.mode, it.uid) for it in bundle} == {(name, 0o644, 0) for name in manifest["wheels"]}
     requirements = (folder / REQUIREMENTS).read_text()
     for name, sha256 in manifest["wheels"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256

@@ -3,8 +3,9 @@
     python -m edge_peer.operator.wheelhouse --out fleet/wheelhouse x86_64-cp311-glibc2.36 aarch64-cp313-glibc2.41
 
 A kind is a processor, a Python version and a C library. Its folder has the wheels of `requirements/board-*.lock` that
-fit it, this project itself as a wheel, `requirements.txt` with the hash of every one that is to be installed, and
-`wheelhouse.json`, which says what is in it. A second call gets and builds only what has changed.
+fit it, this project itself as a wheel, all of them in `wheels.tar`, `requirements.txt` with the hash of every one that
+is to be installed, and `wheelhouse.json`, which says what is in it. A second call gets and builds only what has
+changed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +49,8 @@ HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 EPOCH = "315532800"
 MANIFEST = "wheelhouse.json"
 REQUIREMENTS = "requirements.txt"
+#: All wheels in one file, for a board that has none yet: a file costs it more time than its bytes do.
+BUNDLE = "wheels.tar"
 
 
 class WheelhouseError(ResourceError):
@@ -216,6 +220,7 @@ def fill(target: Target, root: Path, out: Path, own: Path, release: str) -> bool
         manifest.get("release") == release
         and manifest.get("glibc") == f"2.{target.glibc_minor}"
         and _text(folder / REQUIREMENTS) == text
+        and (folder / BUNDLE).is_file()
         and all(_is(folder / name, sha256) for name, sha256 in manifest.get("wheels", {}).items())
     ):
         return False
@@ -233,6 +238,9 @@ def fill(target: Target, root: Path, out: Path, own: Path, release: str) -> bool
             (fresh / wheel).chmod(0o644)
             (fresh / wheel).replace(folder / wheel)
     (folder / REQUIREMENTS).write_text(text, encoding="utf-8")
+    with tarfile.open(folder / BUNDLE, "w") as bundle:
+        for wheel in names:
+            bundle.add(folder / wheel, wheel, filter=_owned_by_root)
     made = {
         "release": release,
         "target": target.folder,
@@ -263,6 +271,12 @@ def _download(target: Target, wanted: Sequence[Requirement], into: Path, had: Pa
             f"config), and the package must have a wheel for {target.machine}, Python 3.{target.python_minor} and "
             f"glibc 2.{target.glibc_minor} or older"
         )
+
+
+def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
 
 
 def _pip(arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import struct
+import subprocess
 import sys
 import time
 
@@ -43,6 +44,14 @@ def free_mb(path):
     return shutil.disk_usage(path).free // 1000000
 
 
+def systemd():
+    """The version of the systemd that runs the board; 0: none does."""
+    if not os.path.isdir("/run/systemd/system"):
+        return 0
+    words = subprocess.check_output(["systemctl", "--version"]).decode("ascii", "replace").split()
+    return int("".join(it for it in words[1] if it.isdigit()) or 0)
+
+
 glibc = platform.libc_ver()
 json.dump(
     {
@@ -53,8 +62,9 @@ json.dump(
         "machine": machine(),
         "model": first_line("/proc/device-tree/model"),
         "python": "%d.%d" % sys.version_info[:2],
+        "python_path": sys.executable,
         "python_minor": sys.version_info[1] if sys.version_info[0] == 3 else -1,
-        "systemd": os.path.isdir("/run/systemd/system"),
+        "systemd": systemd(),
     },
     sys.stdout,
     sort_keys=True,
