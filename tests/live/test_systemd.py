@@ -180,6 +180,8 @@ def test_reload_takes_what_can_be_taken_without_leaving_the_run(
     it.wait_round(now.round + 2)
     presence = it.federation.presences["peer1"]
     assert (presence.session, presence.train, presence.online) == (session, False, True)
+    assert presence.health["memory_free_bytes"] > 0
+    assert float(it.rows("peer1", begun.run_id or "")[-1]["disk_free_bytes"]) > 0
     said = [document for peer, kind, document in it.seen if (peer, kind) == ("peer1", "presence")]
     assert all(document.online for document in said)  # type: ignore[union-attr]
     log = it.fleet.log("peer1").read_text()
