@@ -137,7 +137,7 @@ def test_other_credentials_in_the_same_files(tmp_path: Path) -> None:
 
 def test_settings_of_a_run_are_all_taken() -> None:
     new = changed(CONFIG, "run", **{it.name: getattr(RunSettings(), it.name) for it in fields(RunSettings)})
-    new = changed(new, "run", rounds_max=99, codec="int8", seed=5, target_accuracy=0.75)
+    new = changed(new, "run", rounds_max=99, codec="float16", seed=5, target_accuracy=0.75)
     config, taken, left = renewed(CONFIG, new)
     assert config.run == new.run
     assert sorted(taken) == ["[run] codec", "[run] rounds_max", "[run] seed", "[run] target_accuracy"]
