@@ -11,7 +11,16 @@ import shutil
 import subprocess
 import sys
 
-PROPERTIES = ("ActiveState", "SubState", "Result", "NRestarts", "MainPID", "MemoryCurrent", "StatusText", "UnitFileState")
+PROPERTIES = (
+    "ActiveState",
+    "SubState",
+    "Result",
+    "NRestarts",
+    "MainPID",
+    "MemoryCurrent",
+    "StatusText",
+    "UnitFileState",
+)
 
 
 def unit(name):
