@@ -20,8 +20,10 @@ import pytest
 import reference_cnn
 from safetensors.numpy import save
 
+from data_shards.rows import Rows
 from edge_peer.errors import ResourceError
 from edge_peer.trainers import artifacts as artifacts_module
+from edge_peer.trainers import steps
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
 from edge_peer.trainers.deployed import int8_model
 from edge_peer.trainers.int8 import NotQuantizableError
@@ -115,6 +117,87 @@ def test_it_learns(trainer: LiteRTTrainer) -> None:
     assert result.seconds > 0
 
 
+# ---------------------------------------------------------------------- against the signature's runner
+
+
+def by_the_runner(artifacts: ModelArtifacts, x: Any, y: Any, correction: Any, proximal: float) -> tuple[bytes, float]:
+    """Two epochs, every input given anew for each step, as the interpreter's own interface for signatures has it."""
+    interpreter = load_runtime()[1].Interpreter(model_path=str(artifacts.train_path), num_threads=1)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("train")
+    start, rng, batch = artifacts.initial(), random.Random(4), artifacts.batch_size
+    constant = np.float32(-proximal) * start[: artifacts.layout.trained_size] + correction
+    carried = {"weights": start, "slots": np.zeros(artifacts.layout.trained_size, np.float32)}
+    images, labels, total = np.zeros((batch, *artifacts.input_shape), np.uint8), np.zeros(batch, np.int32), 0.0
+    for _ in range(2):
+        order, total = shuffled(len(y), rng), 0.0
+        for begin in range(0, len(y), batch):
+            picked = order[begin : begin + batch]
+            images[: len(picked)], labels[: len(picked)] = x[picked], y[picked]
+            inputs = {
+                **carried,
+                "x": images,
+                "y": labels,
+                "sample_weight": (np.arange(batch) < len(picked)).astype(np.float32),
+                "learning_rate": np.float32(0.05),
+                "proximal": np.float32(proximal),
+                "correction": constant,
+            }
+            outputs = runner(**{name: inputs[name] for name in runner.get_input_details()})
+            carried = {name: outputs[name] for name in carried if name in outputs}
+            total += float(outputs["loss"]) * len(picked)
+    return carried["weights"].tobytes(), total / len(y)
+
+
+@pytest.mark.parametrize("model", ["image_cnn", "mobile_cnn", "sensor_cnn"])
+def test_the_bytes_are_those_of_the_signatures_runner(model: str) -> None:
+    """The trainer writes an input once if it stays the same; what it did before is of no consequence."""
+    artifacts = load_artifacts(FOLDER.parent / model)
+    trainer, rng = LiteRTTrainer(artifacts), np.random.default_rng(5)
+    x = rng.integers(0, 256, (BATCH * 2 + 5, *artifacts.input_shape)).astype(np.uint8)
+    y = rng.integers(0, artifacts.classes, len(x)).astype(np.int32)
+    correction = rng.normal(0, 0.01, artifacts.layout.trained_size).astype(np.float32)
+
+    def trained(correction: Any, proximal: float) -> TrainingResult:
+        return trainer.train(
+            artifacts.initial(),
+            x,
+            y,
+            epochs=2,
+            learning_rate=0.05,
+            seed=4,
+            cancelled=never,
+            proximal=proximal,
+            correction=correction,
+        )
+
+    expected = by_the_runner(artifacts, x, y, correction, 0.5)
+    for _ in range(2):
+        result = trained(correction, 0.5)
+        assert (result.weights.tobytes(), result.loss) == expected
+        trainer.evaluate(result.weights, x, y, cancelled=never)
+        assert trained(None, 0.0).weights.tobytes() != expected[0]
+
+
+@pytest.mark.parametrize("held_bytes_max", [0, steps.HELD_BYTES_MAX])
+def test_examples_in_a_file_give_the_same_bytes(
+    trainer: LiteRTTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_bytes_max: int
+) -> None:
+    """Whether they are held in memory or not; and a disk that fails is an error, after which the trainer goes on."""
+    monkeypatch.setattr(steps, "HELD_BYTES_MAX", held_bytes_max)
+    path = tmp_path / "rows"
+    path.write_bytes(X.tobytes())
+    expected = train(trainer, epochs=2)
+    with path.open("rb", buffering=0) as file:
+        rows = Rows(file, 0, X.shape)
+        assert train(trainer, rows, epochs=2).weights.tobytes() == expected.weights.tobytes()
+        with path.open("r+b") as other:
+            other.truncate(X.nbytes - 1)
+        with pytest.raises(OSError, match="it has been changed") as kept:
+            train(trainer, rows)
+    assert train(trainer, epochs=2).weights.tobytes() == expected.weights.tobytes(), kept
+
+
 # ---------------------------------------------------------------------- against the slow reference
 
 
@@ -174,7 +257,7 @@ def test_an_epoch_is_that_of_the_reference_its_last_part_batch_too(small: LiteRT
 
 @pytest.mark.parametrize("count", [1, SMALL.evaluation_batch_size, 2 * SMALL.evaluation_batch_size + 3])
 def test_evaluation_is_the_forward_pass_of_the_reference(small: LiteRTTrainer, count: int) -> None:
-    weights = train(small, *small_examples(40, 7)).weights
+    weights = train(small, *small_examples(40, 7), SMALL.initial()).weights
     x, y = small_examples(count, 8)
     score = small.evaluate(weights, x, y, cancelled=never)
     scores = reference_cnn.logits(weights, x)
@@ -205,7 +288,7 @@ def test_a_model_that_nobody_has_trained_has_no_int8_form_yet(trainer: LiteRTTra
 
 def test_a_model_without_quantization_has_no_int8_form(small: LiteRTTrainer) -> None:
     x, y = small_examples(20, 1)
-    assert small.evaluate_int8(train(small, x, y).weights, x, y, cancelled=never) is None
+    assert small.evaluate_int8(train(small, x, y, SMALL.initial()).weights, x, y, cancelled=never) is None
     assert int8_model(SMALL, SMALL.initial()) is None
 
 
@@ -247,8 +330,10 @@ def test_it_is_asked_once_a_batch(trainer: LiteRTTrainer) -> None:
 
 def test_evaluation_is_cancelled_between_batches(trainer: LiteRTTrainer) -> None:
     x, y = examples(250)
-    with pytest.raises(Cancelled):
+    with pytest.raises(Cancelled) as kept:
         trainer.evaluate(ARTIFACTS.initial(), x, y, cancelled=after(2))
+    # What the error's traceback holds does not keep the interpreter from the next training.
+    assert train(trainer).steps == 4, kept
 
 
 def test_a_learning_rate_that_is_too_large_is_told(trainer: LiteRTTrainer) -> None:
@@ -416,6 +501,19 @@ def test_a_model_that_the_interpreter_does_not_load(copy: Path) -> None:
     rewrite(copy, lambda it: None)
     it: ModelArtifacts = load_artifacts(copy)
     with pytest.raises(ModelError, match=r"train\.tflite: .* cannot load it .*export it again with `make model`"):
+        LiteRTTrainer(it)
+
+
+def test_a_model_whose_first_graph_is_not_the_step(copy: Path) -> None:
+    """As of an older exporter: here the signatures change names, which are of one length."""
+    content = (copy / "train.tflite").read_bytes()
+    assert [content.count(name) for name in (b"\5\0\0\0train\0", b"\5\0\0\0infer\0")] == [1, 1]
+    for old, new in ((b"train", b"*****"), (b"infer", b"train"), (b"*****", b"infer")):
+        content = content.replace(b"\5\0\0\0" + old + b"\0", b"\5\0\0\0" + new + b"\0")
+    (copy / "train.tflite").write_bytes(content)
+    rewrite(copy, lambda it: None)
+    it = load_artifacts(copy)
+    with pytest.raises(ModelError, match=r"\(train is not its first graph\); export it again with `make model`"):
         LiteRTTrainer(it)
 
 

@@ -6,14 +6,45 @@ file is needed on a board; a federation may mix this backend with the others, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edge_peer.errors import ResourceError
 from edge_peer.trainers.artifacts import GRAPH, ModelArtifacts, ModelError
-from edge_peer.trainers.steps import StepTrainer
+from edge_peer.trainers.steps import CARRIED, Buffer, Function, StepTrainer
 
 FUNCTIONS = ("train", "infer")
+
+
+class FunctionStep:
+    """A function, on arrays of its own.
+
+    Args:
+        function: Takes and gives arrays by name.
+        inputs: What it is given, by name.
+    """
+
+    def __init__(self, function: Function, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._function = function
+        self._given = inputs
+        self._found: Mapping[str, npt.NDArray[Any]] = {}
+        self.inputs: dict[str, Buffer] = {name: partial(inputs.__getitem__, name) for name in inputs}
+        self.outputs: dict[str, Buffer] = {name: partial(self._output, name) for name in ("loss", *CARRIED)}
+
+    def _output(self, name: str) -> npt.NDArray[Any]:
+        return self._found[name]
+
+    def set(self, name: str, value: npt.ArrayLike) -> None:
+        """See `Step.set`."""
+        self._given[name][...] = value
+
+    def run(self) -> None:
+        """See `Step.run`."""
+        self._found = self._function(**self._given)
 
 
 class KerasTrainer(StepTrainer):
@@ -51,11 +82,11 @@ class KerasTrainer(StepTrainer):
                 f"{artifacts.graph_path}: TensorFlow {tf.__version__} cannot load it ({reason}); "
                 "export it again with `make model`"
             ) from None
-        super().__init__(artifacts, f"tensorflow {tf.__version__}", train[0], infer[0], train[1])
+        super().__init__(artifacts, f"tensorflow {tf.__version__}", FunctionStep(*train), infer[0])
 
 
-def load_graph(tf: Any, content: bytes) -> list[tuple[Callable[..., Mapping[str, Any]], dict[str, tuple[int, ...]]]]:
-    """The exported functions: for each, itself and the shapes of its inputs."""
+def load_graph(tf: Any, content: bytes) -> list[tuple[Function, dict[str, npt.NDArray[Any]]]]:
+    """The exported functions: for each, itself and inputs of zeros."""
     definition = tf.compat.v1.GraphDef.FromString(content)
     whole = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(definition, name=""), [])
     loaded = []
@@ -67,12 +98,16 @@ def load_graph(tf: Any, content: bytes) -> list[tuple[Callable[..., Mapping[str,
             [whole.graph.as_graph_element(f"{name}/{it}:0") for it in inputs],
             {it: whole.graph.as_graph_element(f"{name}/out/{it}:0") for it in outputs},
         )
-        shapes = {it: tuple(size.size for size in node.attr["shape"].shape.dim) for it, node in inputs.items()}
-        loaded.append((_numpy(tf, function, list(inputs)), shapes))
+        loaded.append((_numpy(tf, function, list(inputs)), {it: _zeros(tf, node) for it, node in inputs.items()}))
     return loaded
 
 
-def _numpy(tf: Any, function: Any, names: list[str]) -> Callable[..., Mapping[str, Any]]:
+def _zeros(tf: Any, placeholder: Any) -> npt.NDArray[Any]:
+    shape = [size.size for size in placeholder.attr["shape"].shape.dim]
+    return np.zeros(shape, tf.as_dtype(placeholder.attr["dtype"].type).as_numpy_dtype)
+
+
+def _numpy(tf: Any, function: Any, names: list[str]) -> Function:
     """A pruned function, which takes tensors by their order, as one of arrays by name."""
 
     def call(**inputs: Any) -> Mapping[str, Any]:
