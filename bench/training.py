@@ -3,7 +3,7 @@
 For each model two processes that train one epoch when they are told to, in turns: LiteRTTrainer with one thread, and
 Keras's `fit` on TensorFlow with one thread within an operation and one between operations (in .venv-models), both from
 the same weights, on the same images in batches of the same size, shuffled. Each has trained one epoch before. A third
-process, in turns with them, trains like the first and takes the time of each of the interpreter's calls.
+process, in turns with them, trains like the first and takes the time of what a step is made of.
 
 Keras has no quantization-aware training: like is compared with like where QAT is "off". With "full", the trainer rounds
 weights and activations besides.
@@ -45,16 +45,8 @@ MODELS = {
 MEMORY_SHARE_MAX = 1 / 8
 EXAMPLES = 6400
 REPEATS = 9
-#: What a signature's runner calls -> where that time goes.
-PARTS = {
-    "Invoke": "kernels",
-    "SetTensor": "copies",
-    "GetTensor": "copies",
-    "ResizeInputTensor": "preparation",
-    "AllocateTensors": "preparation",
-}
-#: The rest of a call of the runner, and of the trainer's loop.
-AROUND, REST = "the runner's Python", "gathering, shuffling, the loop"
+#: Where the time of a step goes: to the interpreter's call, to filling its inputs, and to what remains.
+KERNELS, GATHERING, REST = "kernels", "gathering", "reading, shuffling, copying weights, the loop"
 
 #: Does the work once; says what it has measured.
 Work = Callable[[], dict[str, float]]
@@ -121,48 +113,28 @@ def theirs(artifacts: ModelArtifacts, shard: Shard, source: Path) -> Work:
     return epoch
 
 
-class Watched:
-    """The interpreter's own object, with the time that its calls have taken."""
-
-    def __init__(self, wrapper: Any) -> None:
-        self._wrapper = wrapper
-        self.seconds: dict[str, float] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._wrapper, name)
-
-        def timed(*arguments: Any) -> Any:
-            started = time.perf_counter()
-            result = call(*arguments)
-            part = PARTS[name]
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
-            return result
-
-        return timed
-
-
 def watched(artifacts: ModelArtifacts, shard: Shard, _: Path) -> Work:
-    """The same epoch, with the time of each of the interpreter's calls: a little slower for that."""
+    """The same epoch, with the time of a step's parts: a little slower for that."""
     trainer = trainer_of(artifacts)
-    runner = trainer._train
-    calls = runner._interpreter_wrapper = Watched(runner._interpreter_wrapper)
-    within = 0.0
+    from edge_peer.trainers import steps  # noqa: PLC0415 - as above
 
-    def step(**inputs: Any) -> Any:
-        nonlocal within
-        started = time.perf_counter()
-        outputs = runner(**inputs)
-        within += time.perf_counter() - started
-        return outputs
+    seconds = {KERNELS: 0.0, GATHERING: 0.0}
 
-    trainer._train = step
+    def timed(part: str, call: Callable[..., None]) -> Callable[..., None]:
+        def run(*arguments: Any) -> None:
+            started = time.perf_counter()
+            call(*arguments)
+            seconds[part] += time.perf_counter() - started
+
+        return run
+
+    trainer._step.run = timed(KERNELS, trainer._step.run)
+    steps.gather = timed(GATHERING, steps.gather)
 
     def epoch() -> dict[str, float]:
-        nonlocal within
-        within = 0.0
-        calls.seconds.clear()
+        seconds.update(dict.fromkeys(seconds, 0.0))
         loss_of_epoch(trainer, artifacts, shard)
-        return {**calls.seconds, AROUND: within - sum(calls.seconds.values())}
+        return dict(seconds)
 
     return epoch
 
@@ -279,7 +251,7 @@ def measure(
     }
     shares = []
     for it in (turn["watched"] for turn in found):
-        parts = {part: it[part] for part in (*dict.fromkeys(PARTS.values()), AROUND)}
+        parts = {part: it[part] for part in (KERNELS, GATHERING)}
         parts[REST] = it["seconds"] - sum(parts.values())
         shares.append({part: seconds / it["seconds"] for part, seconds in parts.items()})
     step_s = statistics.median(it["ours"]["seconds"] for it in found) / (EXAMPLES // artifacts.batch_size)
