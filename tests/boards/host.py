@@ -20,7 +20,7 @@ PACKAGES = {
 }
 #: Without it another distribution than Debian does not trust Debian's archive.
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-EMULATOR = {"qemu-aarch64-static": "qemu-user-static"}
+EMULATOR = {"qemu-aarch64-static": "qemu-user-static", "arch-test": "arch-test"}
 CGROUPS = Path("/sys/fs/cgroup")
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 ARCHITECTURES = ("amd64", "arm64")

@@ -12,7 +12,7 @@ import pytest
 from tests.boards import cgroups
 from tests.boards.board import Board
 from tests.boards.boards import WORKSTATION, Boards, mounts_below
-from tests.boards.host import BoardsError
+from tests.boards.host import BoardsError, native
 
 BOARDS = ("board1", "board2")
 #: Says that it is ready, and then nothing more.
@@ -115,7 +115,9 @@ def test_a_service_is_confined(board: Board) -> None:
         ),
     ):
         assert runs(command), command
-        assert not runs(command, confined), confined
+        # Filters of system calls are the kernel's, which qemu-user does not set for the programs that it runs.
+        is_kept = board.arch == native() or not confined.startswith(("SystemCallFilter", "RestrictAddressFamilies"))
+        assert runs(command, confined) != is_kept, confined
 
 
 def test_exposure_of_a_service_is_told(board: Board) -> None:
@@ -200,13 +202,14 @@ def test_a_cut_cable_is_seen_by_both_ends_and_heals(boards: Boards, board: Board
     assert board.execute("python3", "-c", SPEAKS, check=False).returncode != 0
     board.heal()
     board.until("ip link show eth0 | grep -q LOWER_UP")
-    assert board.execute("python3", "-c", SPEAKS).stdout == "heard\n"
+    # The neighbour is unknown for a moment yet.
+    assert board.until(f'python3 -c "{SPEAKS}"') == "heard\n"
     # Lost packets leave the carrier.
     board.drop(100)
     assert "LOWER_UP" in board.execute("ip", "link", "show", "eth0").stdout
     assert "timed out" in board.execute("python3", "-c", SPEAKS, check=False).stderr
     board.drop(0)
-    assert board.execute("python3", "-c", SPEAKS).stdout == "heard\n"
+    assert board.until(f'python3 -c "{SPEAKS}"') == "heard\n"
 
 
 def test_a_process_that_is_killed_takes_its_boards_with_it_and_the_next_removes_them(boards: Boards) -> None:
