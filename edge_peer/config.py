@@ -43,6 +43,9 @@ class PeerSection:
         disk_free_bytes_min: With less free disk it refuses to train, and says so.
         temperature_c_max: From this temperature on, and while it is throttled, the board counts half where a controller
             or the fastest are chosen.
+        keep_updates: As controller, keep the updates of each round that it commits below `runs/<run id>/updates`, for
+            `edge-peer audit`; they tell of the peers' data. Never in runs with central privacy.
+        keep_updates_bytes_max: Of all that is kept so; the oldest rounds go first.
     """
 
     name: str
@@ -53,6 +56,8 @@ class PeerSection:
     priority: float = 0.0
     disk_free_bytes_min: int = 50_000_000
     temperature_c_max: float = 80.0
+    keep_updates: bool = False
+    keep_updates_bytes_max: int = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "peer.priority": (0, 1e6),
     "peer.disk_free_bytes_min": (0, 2**50),
     "peer.temperature_c_max": (20, 150),
+    "peer.keep_updates_bytes_max": (0, 2**50),
     "federation.min_peers": (1, 10_000),
     "broker.port": (0, 65_535),
     "broker.keepalive_s": (1, 3600),

@@ -18,6 +18,7 @@ class Opening:
         extended: The deadline of this opening was moved once.
         accepted: The update that counts of each peer; it stays over further openings of the round.
         closed: Digests of those of the round before.
+        population: Examples of all peers that could train or have, when the round was closed.
         refused: Why an update was refused, by peer, in this opening.
         missing: Why a peer is not in the round, or did not answer.
         used: In how many rounds each peer's update was counted.
@@ -32,6 +33,7 @@ class Opening:
         self.extended = False
         self.accepted: dict[str, UpdateOffer] = {}
         self.closed: dict[str, str] = {}
+        self.population = 0
         self.refused: dict[str, str] = {}
         self.missing: dict[str, str] = {}
         self.used: dict[str, int] = {}
@@ -135,9 +137,10 @@ class Opening:
         for peer in self.participants:
             if peer not in self.accepted and peer not in self.refused and peer not in self.missing:
                 self.missing[peer] = "left during the round"
+        self.population = self._examples()
         return tuple(Contribution(peer, offer) for peer, offer in sorted(self.accepted.items()))
 
-    def population(self) -> int:
+    def _examples(self) -> int:
         """Examples of all peers that can train or have."""
         examples = {peer: presence.examples for peer, presence in self.able().items()}
         return sum((examples | {peer: offer.examples for peer, offer in self.accepted.items()}).values())
@@ -152,17 +155,22 @@ class Opening:
         """What the round log says of the round."""
         return {
             "attempt": self.attempt,
-            "accepted": {
-                peer: {
-                    "digest": it.digest,
-                    "examples": it.examples,
-                    "codec": it.codec,
-                    "loss": it.loss,
-                    "s": it.seconds,
-                }
-                for peer, it in sorted(self.accepted.items())
-            },
+            "accepted": {peer: _recorded(it) for peer, it in sorted(self.accepted.items())},
+            "population": self.population,
             "refused": dict(self.refused),
             "missing": dict(self.missing),
             "seconds": round(self._context.now_s - self.opened_s, 6),
         }
+
+
+def _recorded(offer: UpdateOffer) -> dict[str, object]:
+    """All that the model depends on beside the update's vector, which its digest names; and how long it took."""
+    known = {
+        "digest": offer.digest,
+        "examples": offer.examples,
+        "steps": offer.steps,
+        "codec": offer.codec,
+        "loss": offer.loss,
+        "s": offer.seconds,
+    }
+    return known if offer.base_loss is None else {**known, "base_loss": offer.base_loss}

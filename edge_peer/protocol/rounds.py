@@ -294,7 +294,7 @@ class Controller:
         self._run = RunRecord(newest.run_id, newest.run_number, settings)
         context.hold(newest)
         context.log(f"goes on with run {newest.run_id} from round {newest.round}")
-        self._log("resumed", round=newest.round, sha256=newest.sha256)
+        self._log("resumed", round=newest.round, sha256=newest.sha256, settings=_settings_fields(self._run))
         self._enter_run(newest)
 
     def _start_if_wanted(self, number: int) -> None:
@@ -462,7 +462,7 @@ class Controller:
             return
         updates, run, base = self._opening.close(), self._run, self._base
         self._enter(MERGING)
-        population = self._opening.population()
+        population = self._opening.population
         self._context.emit(
             do.Aggregate(self.term, run.run_id, base.round + 1, base.sha256, updates, run.settings, population)
         )

@@ -35,6 +35,7 @@ from edge_peer.shell.aggregation import CoreAggregation
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.history import History
 from edge_peer.shell.inbox import Inbox
+from edge_peer.shell.kept_updates import KeptUpdates
 from edge_peer.shell.merging import Merger
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 from edge_peer.shell.noise import Noise
@@ -102,6 +103,7 @@ class Daemon:
             lambda: self._peer.led,
         )
         self._history = History(config.peer.state_dir / "runs", config.peer.name)
+        self._kept = self._keeper() if config.peer.keep_updates else None
         self._random = random.Random(secrets.randbits(64))
         self._score, self._score_parts = capability(0.0)
         self._facts = self._settings(shard)
@@ -156,12 +158,11 @@ class Daemon:
             do.SaveState: lambda it: self._store.save_state(it.state),
             do.SaveModel: self._do_save_model,
             do.KeepModels: lambda it: self._vectors.keep_models(it.digests),
-            do.KeepUpdates: lambda it: self._vectors.keep_updates(it.digests),
+            do.KeepUpdates: self._do_keep_updates,
             do.StartTraining: self._do_start_training,
             do.StartEvaluation: self._do_start_evaluation,
             do.CancelTraining: self._do_cancel_training,
-            # On the loop: it takes about a millisecond for a small model, less than a thread's hand-over can.
-            do.Aggregate: lambda it: self._events.append(self._merger.merge(it)),
+            do.Aggregate: self._do_aggregate,
             do.WriteRow: self._do_write_row,
             do.LogRound: self._do_log_round,
             do.RunFinished: self._do_run_finished,
@@ -169,6 +170,16 @@ class Daemon:
             do.Log: lambda it: LOG.log(logging.getLevelName(it.level), "%s", it.text),
             do.Exit: self._do_exit,
         }
+
+    def _keeper(self) -> KeptUpdates:
+        peer = self._config.peer
+        return KeptUpdates(
+            peer.state_dir / "runs",
+            self._artifacts.layout,
+            self._vectors,
+            peer.keep_updates_bytes_max,
+            lambda: self._peer.led,
+        )
 
     def _settings(self, shard: Shard | None) -> PeerSettings:
         config, artifacts = self._config, self._artifacts
@@ -241,6 +252,8 @@ class Daemon:
             self._notifier.send(STOPPING="1")
             with self._only_a_record("records"):
                 self._history.sync()
+            if self._kept is not None:
+                self._kept.stop()
             if self._worker is not None:
                 self._worker.stop()
         LOG.info("ends: %s", self._exit.reason if self._exit else "")
@@ -313,6 +326,8 @@ class Daemon:
             happened = connection.happened.popleft()
             if isinstance(happened, Message):
                 event = self._inbox.read(happened)
+                if self._kept is not None and isinstance(event, ev.UpdateReceived) and not event.problem:
+                    self._kept.receive(event.offer, happened.payload)
                 if event is not None:
                     self._handle(event)
             elif isinstance(happened, Accepted):
@@ -600,9 +615,23 @@ class Daemon:
                 command, sent - before[0], received - before[1], peak_rss_bytes(), self._watch.health
             )
 
+    def _do_keep_updates(self, command: do.KeepUpdates) -> None:
+        self._vectors.keep_updates(command.digests)
+        if self._kept is not None:
+            self._kept.forget(command.digests)
+
+    def _do_aggregate(self, command: do.Aggregate) -> None:
+        # On the loop: it takes about a millisecond for a small model, less than a thread's hand-over can.
+        event = self._merger.merge(command)
+        if self._kept is not None:
+            self._kept.merge(command, event)
+        self._events.append(event)
+
     def _do_log_round(self, command: do.LogRound) -> None:
         with self._only_a_record("round log"):
             self._history.log_round(command.run_id, command.event, command.fields)
+        if self._kept is not None and command.event == "committed":
+            self._kept.commit(str(command.fields["sha256"]))
 
     def _do_run_finished(self, command: do.RunFinished) -> None:
         model = self._vectors.model(command.ref.sha256)

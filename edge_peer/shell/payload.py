@@ -168,18 +168,26 @@ def decode_update(payload: bytes, offer: UpdateOffer, layout: Layout) -> Change:
 
 def decode_change(payload: bytes, codec: str, layout: Layout) -> Change:
     """The values of an update or a delta, finite; raises RemoteProtocolError."""
-    header, start = _header(payload, 2)
     try:
-        row = Expected("U8", None, bound(codec, layout))
-        expected = {UPDATE_TENSOR: row} | ({CONTROL_TENSOR: row} if CONTROL_TENSOR in header else {})
-        parts = _tensors(payload, header, start, expected)
-        change = Encoded(parts[UPDATE_TENSOR], parts.get(CONTROL_TENSOR)).decode(codec, layout)
+        change = decode_encoded(payload, codec, layout).decode(codec, layout)
         for vector in (change.vector, change.control):
             if vector is not None:
                 check_update(vector, layout.size)
     except (PayloadError, CodecNameError, RefusedUpdateError) as error:
         raise RemoteProtocolError(str(error)) from None
     return change
+
+
+def decode_encoded(payload: bytes, codec: str, layout: Layout) -> Encoded:
+    """The bytes of an update or a delta in its codec, views of the payload; raises RemoteProtocolError."""
+    header, start = _header(payload, 2)
+    try:
+        row = Expected("U8", None, bound(codec, layout))
+    except CodecNameError as error:
+        raise RemoteProtocolError(str(error)) from None
+    expected = {UPDATE_TENSOR: row} | ({CONTROL_TENSOR: row} if CONTROL_TENSOR in header else {})
+    parts = _tensors(payload, header, start, expected)
+    return Encoded(parts[UPDATE_TENSOR], parts.get(CONTROL_TENSOR))
 
 
 def decode_tensors(
