@@ -46,8 +46,10 @@ DEMO_OPTIONS = --peers $(PEERS) --rounds $(ROUNDS) --split $(SPLIT) --examples $
 	--epochs $(EPOCHS) --learning-rate $(LEARNING_RATE) --proximal $(PROXIMAL) --seed $(SEED) --kill $(KILL) \
 	$(if $(RUN_WITH),--run $(RUN_WITH)) $(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model $(MODEL))
 
-# Keys of boards that are not known yet are taken and kept beside the inventory; another key than before is refused.
+# Keys of boards that are not known yet are taken and kept beside the inventory; another key than before is refused. And
+# every fleet has connections of its own: the boards of two may have the same addresses.
 PLAY = ANSIBLE_CONFIG=ansible/ansible.cfg \
+	ANSIBLE_SSH_CONTROL_PATH_DIR=~/.ansible/cp-$$(echo $(abspath $(FLEET)) | cksum | cut -d ' ' -f 1) \
 	ANSIBLE_SSH_COMMON_ARGS="-o UserKnownHostsFile=$(abspath $(FLEET))/known_hosts -o StrictHostKeyChecking=accept-new" \
 	.venv-fleet/bin/ansible-playbook --inventory $(FLEET)/inventory.yml $(if $(LIMIT),--limit '$(LIMIT)') \
 	$(if $(BELOW_QUORUM),--extra-vars edge_peer_below_quorum=$(BELOW_QUORUM)) $(ANSIBLE_OPTIONS)
