@@ -34,10 +34,10 @@ def make(path: str) -> None:
 
 def processes(path: str) -> Iterator[int]:
     """Ids of the processes in the group and in those below it."""
-    for file in folders(path)[0].rglob("cgroup.procs"):
-        # A group can go while it is read.
+    # Groups come and go while this looks, which os.walk takes and Path.rglob does not.
+    for name, _, _ in os.walk(folders(path)[0]):
         with contextlib.suppress(OSError):
-            yield from map(int, file.read_text().split())
+            yield from map(int, (Path(name) / "cgroup.procs").read_text().split())
 
 
 def is_populated(path: str) -> bool:
