@@ -180,15 +180,16 @@ def test_a_reboot_starts_what_is_enabled(board: Board) -> None:
 
 
 def test_nothing_on_a_board_is_told_of_a_power_cut(board: Board) -> None:
-    said = "trap 'echo told' TERM; echo waiting; while :; do sleep 0.1; done"
-    board.execute("systemd-run", "--unit=waits", "sh", "-c", said)
-    board.until("journalctl --unit=waits --output=cat | grep -q waiting")
+    script = "trap 'echo told' TERM; echo waiting; while :; do sleep 0.1; done"
+    board.execute("systemd-run", "--unit=waits", "sh", "-c", script)
+    board.until("journalctl --unit=waits --output=cat | grep -qx waiting")
     board.power_cut()
     assert not board.is_on
     with pytest.raises(BoardsError, match="board1 is off"):
         board.execute("true")
     board.boot()
-    assert board.journal("--unit=waits", "--boot=-1", "--output=cat").splitlines()[-1] == "waiting"
+    said = board.journal("--unit=waits", "--boot=-1", "--output=cat", "_TRANSPORT=stdout")
+    assert said == "waiting\n"
     assert "poweroff.target" not in board.journal("--boot=-1", "--output=cat")
 
 
