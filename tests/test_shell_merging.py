@@ -20,10 +20,10 @@ from edge_peer.protocol.commands import Aggregate, Contribution
 from edge_peer.protocol.messages import ModelRef, RunSettings
 from edge_peer.protocol.topics import DELTA, UPDATE, Topics
 from edge_peer.shell.changes import Change
-from edge_peer.shell.daemon import message_bytes
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.inbox import Inbox
 from edge_peer.shell.merging import Merger
+from edge_peer.shell.message_sizes import message_bytes
 from edge_peer.shell.mqtt import Message
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import DOCUMENT, decode_delta, encode_model
