@@ -1,4 +1,4 @@
-"""Command line of a board and of its operator: `edge-peer run|check|stop|start|status|predict`."""
+"""Command line of a board and of its operator: `edge-peer run|check|stop|start|status|predict|audit`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ EPILOG = """exit codes: 0 done, 1 failed, 2 configuration, model or shard unusab
   edge-peer status --config /etc/edge-peer/config.toml   who is controller, which round, who is missing
   edge-peer stop --config ... --reason "enough"          end the run with the model it has
   edge-peer start --config ...                           make the peers want another run
-  edge-peer predict runs/latest photo.png                what the model of a run says of a picture"""
+  edge-peer predict runs/latest photo.png                what the model of a run says of a picture
+  edge-peer audit runs/latest                            whether log, CSVs, updates and models of a run fit together"""
 
 PREDICT = """Print the class of each example, by the model that a run has made.
 
@@ -39,6 +40,18 @@ or labels unusable.
   edge-peer predict runs/latest photo.png more/*.png rows.npy --top 3 --classes names.txt
   edge-peer predict model.int8.tflite t10k-images-idx3-ubyte.gz --labels t10k-labels-idx1-ubyte.gz
   edge-peer predict model.safetensors rows.npy --artifacts models/artifacts/image_cnn --csv"""
+
+AUDIT = """Check the files of a run against each other: the chain of models from the initial weights to the final one,
+that every update counts once, that the CSVs agree with the round log. Where updates were kept ([peer] keep_updates),
+every round's model is made again by the controllers' own code, and must be the same to the byte.
+
+RUN is a run's folder as a demo or a collection leaves it. A round is `recomputed`, or checked by `digests only`, or
+`missing`. Nothing is signed: files that somebody has changed so that all of them fit are not found out."""
+
+AUDIT_EPILOG = """exit codes: 0 clean, 1 something does not fit (each is named), 2 no such run, or artifacts unusable.
+
+  edge-peer audit runs/latest
+  edge-peer audit runs/latest --artifacts models/artifacts/image_cnn"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,11 +85,22 @@ def parser() -> argparse.ArgumentParser:
         if name == "status":
             command.add_argument("--json", action="store_true", help="for scripts")
     _add_predict(commands)
+    audit = commands.add_parser(
+        "audit",
+        help="check a run's files against each other, and make its models again",
+        description=AUDIT,
+        epilog=AUDIT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    audit.add_argument("run", type=Path, metavar="RUN", help="such as runs/latest")
+    audit.add_argument(
+        "--artifacts", type=Path, metavar="FOLDER", help="of the model (default: what the run's config.toml says)"
+    )
     return it
 
 
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The only command that needs no configuration: a model and examples are enough."""
+    """It needs no configuration: a model and examples are enough."""
     it = commands.add_parser(
         "predict",
         help="print the classes of pictures or arrays, by a run's model",
@@ -109,6 +133,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "predict":
             return _predict(options)
+        if options.command == "audit":
+            from edge_peer.operator.audit import audit  # noqa: PLC0415
+
+            return audit(options.run, options.artifacts)
         config = load_config(options.config)
         _log_to_stderr(config)
         return _run(options, config)

@@ -32,6 +32,7 @@ from edge_peer.operator.run_files import (
     replace_file,
 )
 from edge_peer.protocol.topics import is_name
+from edge_peer.shell.kept_updates import SUFFIX, UPDATES, round_of
 
 
 def runs_of(state_dirs: Mapping[str, Path]) -> list[str]:
@@ -47,7 +48,8 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> list[str]:
         state_dirs: State folder of each peer.
         run_id: Which run.
         out: Gets `<peer>.csv`, `rounds.jsonl` (of all the run's controllers, by term), `model.safetensors`,
-            `model.int8.tflite` if there is one, `config.toml` (of the last controller) and `config/<peer>.toml`.
+            `model.int8.tflite` if there is one, `config.toml` (of the last controller), `config/<peer>.toml` and
+            `updates/<controller>/<round>/`, where updates were kept.
 
     Returns:
         What of a peer's CSV could not be used, one sentence each.
@@ -70,6 +72,7 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> list[str]:
         name = f"{peer}.csv"
         refused += _merge_rows(out / name, (folder / f"{name}{OTHER_COLUMNS}", folder / name))
         _copy(folder / CONFIG, out / "config" / f"{peer}.toml")
+        _copy_updates(folder / UPDATES, out / UPDATES / peer)
     last = next((line["peer"] for line in reversed(lines) if line["peer"] in folders), next(iter(folders)))
     for name in (MODEL, INT8_MODEL, CONFIG):
         # Every peer that saw the end has the same model; the last controller certainly has.
@@ -82,6 +85,18 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> list[str]:
 def _copy(source: Path, target: Path) -> None:
     if source.is_file():
         replace_file(target, source.read_bytes())
+
+
+def _copy_updates(source: Path, target: Path) -> None:
+    """Bring what a controller has kept; rounds that it had to let go since an earlier collection stay."""
+    for path in sorted(source.glob(f"*/*{SUFFIX}")):
+        # Not what a link leads to: whoever wrote it may have had other things in mind.
+        if round_of(path.parent) is None or path.is_symlink() or path.parent.is_symlink() or not path.is_file():
+            continue
+        place, content = target / path.parent.name / path.name, path.read_bytes()
+        if not (place.is_file() and place.read_bytes() == content):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(place, content)
 
 
 def _round_log(state_dirs: Mapping[str, Path], folders: Mapping[str, Path], out: Path) -> list[dict[str, Any]]:
