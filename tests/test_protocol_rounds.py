@@ -717,6 +717,19 @@ def test_a_later_controller_says_the_end_again_and_collects_what_is_missing() ->
     assert said.complete is False
 
 
+def test_a_later_controller_says_the_accuracy_of_a_complete_end_again() -> None:  # U7, U6
+    hand = Hand(unfinished(1))
+    reports = {"b": Report(0.9, 1.0, 5, 0.8), "c": Report(0.6, 1.0, 10)}
+    scores = {"reports": reports, "accuracy": 0.7, "int8_accuracy": 0.8, "accuracy_round": 2}
+    hand.follow(round_document("b", beat=5, base=ref(2), state=FINISHED, round=2, complete=True, **scores))
+    hand.hear("b", presence("b", online=False))
+    hand.hear("c", presence("c", election=2))
+    hand.hear("c", vote_for_a("c", 2))
+    said = hand.document
+    assert (said.state, said.term, said.complete) == (FINISHED, 2, True)
+    assert (said.accuracy, said.int8_accuracy, said.accuracy_round) == (pytest.approx(0.7), 0.8, 2)
+
+
 def test_a_controller_whose_run_has_ended_elsewhere_ends_it_without_a_lease() -> None:  # U7, I4
     hand = leading()
     hand.wait(TIMING.lease_s + 0.1)

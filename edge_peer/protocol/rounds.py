@@ -492,6 +492,9 @@ class Controller:
         self._scores.reports = dict(final.reports)
         self._reason = final.reason
         self._complete = final.complete
+        if self._complete:
+            # No report will come any more that would have it summed up.
+            self._scores.sum_up(final.base)
         self._enter(REPORTING)
         overdue_s = self._context.now_s + self._context.timing.final_report_s
         self._deadline_s = float("inf") if self._complete else overdue_s
