@@ -187,9 +187,10 @@ bench-attacks: setup ## measure accuracy of aggregation rules under attack, with
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.attacks
 
 .PHONY: lint
-lint: setup-test ## ruff: style and likely mistakes
+lint: setup-test ## ruff and ansible-lint: style and likely mistakes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG=ansible/ansible.cfg $(BIN)/ansible-lint --offline -q ansible
 
 .PHONY: types
 types: setup-test ## mypy, strict
