@@ -44,7 +44,7 @@ class PeerSection:
         temperature_c_max: From this temperature on, and while it is throttled, the board counts half where a controller
             or the fastest are chosen.
         keep_updates: As controller, keep the updates of each round that it commits below `runs/<run id>/updates`, for
-            `edge-peer audit`; they tell of the peers' data. Never in runs with central privacy.
+            `edge-peer audit RUN`; they tell of the peers' data. Never in runs with central privacy.
         keep_updates_bytes_max: Of all that is kept so; the oldest rounds go first.
     """
 
