@@ -26,6 +26,8 @@ RUN ?= runs/latest
 ARCH ?=
 #: how many random histories `make sim` plays
 SEEDS ?= 2000
+#: how long faults come in `make chaos`
+MINUTES ?= 2
 #: the folder of a fleet of boards: its inventory, certificates, and what is made for it
 FLEET ?= fleet
 #: for `make certs`: names instead of the inventory's, such as NAMES="kitchen roof" BROKER=kitchen,192.168.1.10
@@ -161,6 +163,10 @@ test-boards: setup-test ## the tests with a fleet of boards: real systemd, SSH, 
 .PHONY: sim
 sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+.PHONY: chaos
+chaos: setup-test mosquitto ## kill, stop, cut off and starve real peers and their broker while runs go on (MINUTES=2 SEED PEERS); writes bench/results/
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --peers $(PEERS)
 
 .PHONY: bench
 bench: setup-test setup-models mosquitto ## measure accuracy, memory, round time, training and failover; writes bench/results/

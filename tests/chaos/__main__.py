@@ -1,0 +1,218 @@
+"""Chaos on real processes: `make chaos MINUTES=2 SEED=1 PEERS=4`, or `python -m tests.chaos --help`.
+
+First a run in which nothing happens; then runs in which, by the seed, peers and broker are killed, stopped, cut off,
+slowed down and starved. Afterwards the records are checked for every invariant of docs/protocol.md, and each run's
+final accuracy is compared with the undisturbed one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from itertools import islice, pairwise
+from pathlib import Path
+
+from data_shards.build import build
+from data_shards.datasets import load_dataset
+from data_shards.errors import DataError
+from edge_peer.errors import EdgePeerError
+from edge_peer.operator.broker import require_mosquitto
+from edge_peer.operator.fleet import Tables
+from tests.chaos import schedule
+from tests.chaos.checker import accuracies, accuracy_findings, findings
+from tests.chaos.machine import isolate
+from tests.chaos.memory import Memory
+from tests.chaos.network import Network
+from tests.chaos.outcome import show, table, write
+from tests.chaos.play import playing
+from tests.chaos.records import Records, read
+from tests.chaos.schedule import draw
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA_EXAMPLES = 60_000
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    it = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
+    it.add_argument("--minutes", type=float, default=2.0, help="how long faults come (default: %(default)g)")
+    it.add_argument("--steps", type=int, help="so many times faults, instead of by the clock")
+    it.add_argument("--seed", type=int, default=1, help="of data, training and schedule (default: %(default)s)")
+    it.add_argument("--peers", type=int, default=4, help="how many, at least 3 (default: %(default)s)")
+    it.add_argument("--rounds", type=int, default=15, help="of each run (default: %(default)s)")
+    it.add_argument("--examples", type=int, default=3000, help="for training, a peer (default: %(default)s)")
+    it.add_argument(
+        "--epochs", type=int, default=3, help="a round: faults are to hit its middle (default: %(default)s)"
+    )
+    it.add_argument("--points", type=float, default=1.0, help="of accuracy that faults may cost (default: %(default)g)")
+    it.add_argument("--faults", default="", help=f"only these, with commas between: {', '.join(schedule.KINDS)}")
+    it.add_argument(
+        "--out", type=Path, default=ROOT / "bench/results/chaos.json", help="results (default: %(default)s)"
+    )
+    it.add_argument("--folder", type=Path, default=ROOT / "build/chaos", help="for what is left of a failing one")
+    it.add_argument("--check", type=Path, metavar="FOLDER", help="only check what a failing one has left")
+    return it
+
+
+def chosen(options: argparse.Namespace) -> list[str]:
+    """The kinds of faults that are asked for; raises SystemExit."""
+    kinds = [it.strip() for it in options.faults.split(",")] if options.faults else list(schedule.KINDS)
+    unknown = set(kinds) - set(schedule.KINDS)
+    if unknown or options.peers < 3:
+        wrong = f"--faults: no such fault: {', '.join(sorted(unknown))}" if unknown else "--peers: at least 3"
+        parser().error(wrong)
+    return kinds
+
+
+def left_out(network: Network | None, why: str) -> dict[str, str]:
+    """Kinds that this machine does not allow, and why."""
+    cables = (schedule.CUT_TRAINER, schedule.CUT_CONTROLLER, schedule.CUT_ALL, schedule.LATENCY, schedule.LOSS)
+    if network is None:
+        return dict.fromkeys((*cables, schedule.FULL_DISK), why)
+    out = {}
+    if not network.slows:
+        out[schedule.LATENCY] = "tc has neither netem nor tbf"
+    if not network.loses:
+        out[schedule.LOSS] = "nft cannot drop packets of a device"
+    return out
+
+
+class Chaos:
+    """One whole experiment.
+
+    Args:
+        options: See `parser`.
+        say: Gets a line for each thing that happens.
+    """
+
+    def __init__(self, options: argparse.Namespace, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._say = say
+        self._peers = [f"peer{number}" for number in range(1, options.peers + 1)]
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+        self.folder: Path = options.folder / f"{stamp}-seed{options.seed}"
+
+    def run(self) -> int:
+        """Play, check, report; returns how many findings there are."""
+        options = self._options
+        kinds = chosen(options)
+        self.folder.mkdir(parents=True)
+        program = require_mosquitto(self._say)
+        shards = self.folder / "shards"
+        dataset = load_dataset("fashion-mnist", say=self._say)
+        examples = min(options.examples, DATA_EXAMPLES // options.peers)
+        build(dataset, self._peers, "iid", options.seed, shards, examples)
+        # From here on nothing reaches the network outside.
+        why = isolate()
+        network = None if why else Network(self._peers, self.folder)
+        memory = Memory(self._peers)
+        out = {kind: because for kind, because in left_out(network, why).items() if kind in kinds}
+        self._tell_limits(network, memory, out)
+        try:
+            kinds = [kind for kind in kinds if kind not in out]
+            calm, rough = self._play(program, shards, kinds, network, memory)
+        finally:
+            if network is not None:
+                network.stop()
+            memory.stop()
+        return self._judge(calm, rough, out)
+
+    def _tell_limits(self, network: Network | None, memory: Memory, out: dict[str, str]) -> None:
+        for kind, because in out.items():
+            self._say(f"left out: {kind}: {because}")
+        if network is not None and not network.delays:
+            self._say("latency: by little bandwidth, this kernel has no netem")
+        self._say(f"memory limit: {'a control group' if memory.by_group else 'address space (RLIMIT_AS)'}")
+
+    def _play(
+        self, program: str, shards: Path, kinds: list[str], network: Network | None, memory: Memory
+    ) -> tuple[Records, Records]:
+        options = self._options
+        run: Tables = {
+            "run": {
+                "rounds_max": options.rounds,
+                "epochs": options.epochs,
+                "learning_rate": 0.05,
+                "seed": options.seed,
+                "round_deadline_s": 20.0,
+            }
+        }
+        calm, rough = self.folder / "undisturbed", self.folder / "disturbed"
+        with playing(calm, program, shards, self._peers, run, network, memory, network is not None, self._say) as play:
+            play.undisturbed()
+        undisturbed = read(calm)
+        if undisturbed.played.ends:
+            commits = [it["at_s"] for it in undisturbed.lines if it["event"] == "committed"]
+            round_s = sum(b - a for a, b in pairwise(commits)) / max(1, len(commits) - 1)
+            self._say(f"undisturbed: {round_s:.2f} s a round")
+            steps = islice(draw(options.seed, kinds), options.steps)
+            end_s = time.monotonic() + 60 * options.minutes if options.steps is None else float("inf")
+            disk = network is not None
+            with playing(rough, program, shards, self._peers, run, network, memory, disk, self._say) as play:
+                play.disturbed(steps, round_s, end_s)
+        return undisturbed, read(rough) if rough.exists() else undisturbed
+
+    def _judge(self, calm: Records, rough: Records, out: dict[str, str]) -> int:
+        options = self._options
+        found = findings(calm) if calm is not rough else []
+        found += findings(rough)
+        rows = table(rough)
+        ends = rough.played.ends
+        bound = f"{options.minutes:g} minutes" if options.steps is None else f"{options.steps} times"
+        title = f"Faults on {options.peers} peers and their broker, {bound}, seed {options.seed}"
+        show(title, rows)
+        if calm.played.ends:
+            undisturbed = calm.played.ends[0]
+            found += accuracy_findings(ends, undisturbed, options.points)
+            for end in ends:
+                own, other = accuracies(end, undisturbed)
+                print(f"run {end.run_id}: accuracy {own:.4f}, undisturbed {other:.4f}")
+            more = {"seed": options.seed, "left_out": out, "findings": found}
+            write(options.out, title, rows, ends, undisturbed, more)
+        for finding in found:
+            print(f"FOUND {finding}")
+        return len(found)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    options = parser().parse_args(arguments)
+    if options.check is not None:
+        found = findings(read(options.check / "disturbed"))
+        print("\n".join(found) or "nothing found")
+        return 1 if found else 0
+
+    def terminated(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+    start_s = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - start_s:7.2f} {text}", flush=True)
+
+    chaos = Chaos(options, say)
+    try:
+        found = chaos.run()
+    except KeyboardInterrupt:
+        shutil.rmtree(chaos.folder, ignore_errors=True)
+        print("chaos: interrupted; everything that it started has ended", file=sys.stderr)
+        return 130
+    except (EdgePeerError, DataError, OSError) as error:
+        print(f"chaos: {error}", file=sys.stderr)
+        return 2
+    if found:
+        print(f"{found} found; seed {options.seed}; everything is in {chaos.folder}")
+        return 1
+    shutil.rmtree(chaos.folder)
+    print("every invariant held")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

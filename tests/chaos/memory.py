@@ -1,0 +1,81 @@
+"""A limit on a peer's memory: of its control group, where the machine lets us have one; else of its address space."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+#: Less than a peer needs to live, or to start.
+LIMIT_BYTES = 24_000_000
+PREFIX = "edge-peer-chaos-"
+#: Version of control groups -> (folder of the memory controller, file with the limit, what lifts it).
+HIERARCHIES = ((ROOT / "memory", "memory.limit_in_bytes", "-1"), (ROOT, "memory.max", "max"))
+
+
+class Memory:
+    """Limits of this program's peers."""
+
+    def __init__(self, peers: list[str]) -> None:
+        self._groups: dict[str, Path] = {}
+        self._soft: dict[int, int] = {}
+        self._file, self._lifted = "", ""
+        for top, file, lifted in HIERARCHIES:
+            try:
+                self._make(top, file, peers)
+            except OSError:
+                self.stop()
+            else:
+                self._file, self._lifted = file, lifted
+                break
+
+    def _make(self, top: Path, file: str, peers: list[str]) -> None:
+        for old in top.glob(f"{PREFIX}*"):
+            # Of a program that was killed; whoever still has processes in it keeps it.
+            with contextlib.suppress(OSError):
+                old.rmdir()
+        for peer in peers:
+            group = top / f"{PREFIX}{os.getpid()}-{peer}"
+            group.mkdir()
+            self._groups[peer] = group
+            (group / file).read_text()
+
+    @property
+    def by_group(self) -> bool:
+        """Whether it is a control group's limit."""
+        return bool(self._groups)
+
+    def enter(self, peer: str) -> str:
+        """A shell command with which a process comes under the peer's limit."""
+        return f"echo $$ >{self._groups[peer] / 'cgroup.procs'}" if self._groups else ":"
+
+    def limit(self, peer: str, pid: int) -> bool:
+        """Leave the process less than it has; False: the kernel wants it gone first."""
+        if self._groups:
+            try:
+                (self._groups[peer] / self._file).write_text(str(LIMIT_BYTES))
+            except OSError:
+                return False
+            return True
+        self._soft[pid], hard = resource.prlimit(pid, resource.RLIMIT_AS)
+        used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (used, hard))
+        return True
+
+    def lift(self, peer: str, pid: int) -> None:
+        """No limit any more."""
+        if self._groups:
+            (self._groups[peer] / self._file).write_text(self._lifted)
+        elif pid in self._soft:
+            with contextlib.suppress(ProcessLookupError):
+                _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
+                resource.prlimit(pid, resource.RLIMIT_AS, (self._soft.pop(pid), hard))
+
+    def stop(self) -> None:
+        """Remove the groups, which must be empty."""
+        for group in self._groups.values():
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        self._groups = {}
