@@ -79,7 +79,7 @@ def read(inbox: Inbox, payload: bytes | None) -> ev.Event | None:
 
 
 def test_a_model_is_held_before_anybody_hears_of_it(tmp_path: Path) -> None:
-    controller = Controller(tmp_path, RunSettings())
+    controller = Controller(tmp_path, RunSettings(codec="float32"))
     ref, found = controller.merged()
     expected = BASE.vector + np.mean([vector(seed, LARGE) for seed in (1, 2, 3)], axis=0)
     np.testing.assert_allclose(found.vector, expected, rtol=1e-5, atol=1e-6)
