@@ -163,12 +163,12 @@ class Hand:
         return self._live.fleet.state_dir(peer) / BALLAST
 
     def _limit_memory(self, peer: str) -> None:
-        process = self._live.fleet.processes[peer]
-        if not self._memory.limit(peer, process.pid):
-            # This kernel takes no limit that is below what is used; whoever is started under it has no chance either.
+        if not self._memory.limit(peer):
             self._kill(peer)
-            self._memory.limit(peer, process.pid)
+            self._memory.limit(peer)
             self.start(peer)
 
     def _lift_memory(self, peer: str) -> None:
-        self._memory.lift(peer, self._live.fleet.processes[peer].pid)
+        if not self._memory.lift(peer):
+            self._kill(peer)
+            self.start(peer)

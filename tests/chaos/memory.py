@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-#: Less than a peer needs to live, or to start.
+#: Less than a peer needs to live, or to start: of memory, and of address space, of which a process has far more.
 LIMIT_BYTES = 24_000_000
+SPACE_BYTES = 150_000_000
 PREFIX = "edge-peer-chaos-"
 #: Version of control groups -> (folder of the memory controller, file with the limit, what lifts it).
 HIERARCHIES = ((ROOT / "memory", "memory.limit_in_bytes", "-1"), (ROOT, "memory.max", "max"))
@@ -20,7 +20,7 @@ class Memory:
 
     def __init__(self, peers: list[str]) -> None:
         self._groups: dict[str, Path] = {}
-        self._soft: dict[int, int] = {}
+        self._limited: set[str] = set()
         self._file, self._lifted = "", ""
         for top, file, lifted in HIERARCHIES:
             try:
@@ -49,29 +49,28 @@ class Memory:
 
     def enter(self, peer: str) -> str:
         """A shell command with which a process comes under the peer's limit."""
-        return f"echo $$ >{self._groups[peer] / 'cgroup.procs'}" if self._groups else ":"
-
-    def limit(self, peer: str, pid: int) -> bool:
-        """Leave the process less than it has; False: the kernel wants it gone first."""
         if self._groups:
-            try:
-                (self._groups[peer] / self._file).write_text(str(LIMIT_BYTES))
-            except OSError:
-                return False
-            return True
-        self._soft[pid], hard = resource.prlimit(pid, resource.RLIMIT_AS)
-        used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.prlimit(pid, resource.RLIMIT_AS, (used, hard))
+            return f"echo $$ >{self._groups[peer] / 'cgroup.procs'}"
+        return f"ulimit -v {SPACE_BYTES // 1024}" if peer in self._limited else ":"
+
+    def limit(self, peer: str) -> bool:
+        """Leave the peer less than it has; False: only a process that is started from now on has the limit."""
+        if not self._groups:
+            self._limited.add(peer)
+            return False
+        try:
+            (self._groups[peer] / self._file).write_text(str(LIMIT_BYTES))
+        except OSError:
+            # The first version of control groups takes no limit that is below what is used.
+            return False
         return True
 
-    def lift(self, peer: str, pid: int) -> None:
-        """No limit any more."""
+    def lift(self, peer: str) -> bool:
+        """No limit any more; False: only for a process that is started from now on."""
         if self._groups:
             (self._groups[peer] / self._file).write_text(self._lifted)
-        elif pid in self._soft:
-            with contextlib.suppress(ProcessLookupError):
-                _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
-                resource.prlimit(pid, resource.RLIMIT_AS, (self._soft.pop(pid), hard))
+        self._limited.discard(peer)
+        return bool(self._groups)
 
     def stop(self) -> None:
         """Remove the groups, which must be empty."""
