@@ -103,6 +103,22 @@ def test_a_new_controller_goes_on_from_its_newest_model() -> None:  # U4
     assert hand.document.settings == RUN
 
 
+def test_a_round_does_not_wait_for_a_controller_whose_lease_ran_out_in_silence() -> None:  # M4, E1
+    """Its connection may stand for long: the broker has not missed it yet."""
+    hand = Hand(unfinished(1))
+    hand.follow(round_document("b", base=ref(1)))
+    hand.wait(TIMING.lease_s)
+    assert hand.peer.role == "electing"
+    hand.hear("c", presence("c", election=2))
+    hand.wait(TIMING.settle_s)
+    hand.hear("c", vote_for_a("c", 2))
+    assert (hand.document.term, hand.document.participants) == (2, ("a", "c"))
+    assert hand.document.missing == {"b": "silent for a whole lease"}
+    hand.hear("b", presence("b", election=2, elected=2))
+    finish_round(hand, "c")
+    assert "b" not in hand.document.missing
+
+
 def test_a_run_of_which_nobody_has_a_model_begins_with_the_initial_one() -> None:  # U4
     hand = Hand(SavedState(elected_term=1, run=RunRecord("run", 1, RUN)))
     hand.lead("b", "c")

@@ -492,7 +492,12 @@ class Peer:
 
     def _lose_controller(self) -> None:
         if self.role == FOLLOWING:
-            self._context.log(f"{self._following} is controller no more", "WARNING")
+            context = self._context
+            assert self._following is not None
+            context.log(f"{self._following} is controller no more", "WARNING")
+            if context.now_s >= context.roster.heard_s(self._following) + context.timing.lease_s:
+                # The broker may miss it only much later, and the next round would wait for it as long.
+                context.roster.suspect(self._following, "silent for a whole lease")
             self._following = None
             self._move("controller lost")
 
