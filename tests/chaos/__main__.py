@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=ROOT / "bench/results/chaos.json", help="results (default: %(default)s)"
     )
     it.add_argument("--folder", type=Path, default=ROOT / "build/chaos", help="for what is left of a failing one")
+    it.add_argument("--keep", action="store_true", help="keep what is left of one that does not fail, too")
     it.add_argument("--check", type=Path, metavar="FOLDER", help="only check what a failing one has left")
     return it
 
@@ -209,8 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if found:
         print(f"{found} found; seed {options.seed}; everything is in {chaos.folder}")
         return 1
-    shutil.rmtree(chaos.folder)
-    print("every invariant held")
+    print(f"every invariant held{f'; everything is in {chaos.folder}' if options.keep else ''}")
+    if not options.keep:
+        shutil.rmtree(chaos.folder)
     return 0
 
 
