@@ -244,6 +244,16 @@ def test_a_second_deployment_changes_nothing(station: Workstation, boards: Board
     assert [pid(board) for board in boards] == before
 
 
+def test_a_board_takes_no_configuration_that_it_cannot_use(station: Workstation, boards: Boards) -> None:
+    board = boards["board2"]
+    before = (pid(board), (board.root / CONFIG[1:]).read_bytes())
+    (station.fleet / "wrong.json").write_text('{"edge_peer_run": {"rounds_max": 0}}')
+    done = station.make("deploy", "LIMIT=board2", "ANSIBLE_OPTIONS=--extra-vars @fleet/wrong.json", check=False)
+    assert done.returncode != 0
+    assert "[run] rounds_max = 0: must be from 1 to 1e+06" in " ".join((done.stdout + done.stderr).split())
+    assert (pid(board), (board.root / CONFIG[1:]).read_bytes()) == before
+
+
 @pytest.fixture(scope="module")
 def long_run(station: Workstation, boards: Boards) -> str:
     """A run that does not end by itself. The change of configuration restarts the boards, one after another."""
