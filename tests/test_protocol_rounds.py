@@ -647,6 +647,43 @@ def test_a_stop_that_was_taken_back_stops_nothing() -> None:  # U5
     assert hand.document.state == TRAINING
 
 
+def test_updates_that_do_not_count_are_let_go() -> None:  # R2
+    """They would take the room of those that count: of a sender only so many are held at a time."""
+    hand = leading()
+    hand.update("b")
+    accepted = offer("b", hand.base).digest
+    assert hand.newly(do.KeepUpdates) == []
+    hand.update("b")
+    assert hand.newly(do.KeepUpdates) == [], "the same again"
+    hand.update("b", digest=digest("another"))
+    assert hand.newly(do.KeepUpdates) == [do.KeepUpdates(frozenset({accepted}))]
+    hand.update("c", round=7)
+    assert hand.newly(do.KeepUpdates) == [do.KeepUpdates(frozenset({accepted}))]
+    hand.update("c", codec="int8")
+    assert hand.newly(do.KeepUpdates) == [do.KeepUpdates(frozenset({accepted}))]
+
+
+def test_updates_of_a_round_that_is_given_up_are_let_go() -> None:  # C6, U4
+    hand = Hand(unfinished(0))
+    hand.lead("b", "c")
+    hand.update("b")
+    hand.hear("c", presence("c", election=2, newest=ref(1)))
+    assert hand.document.wanted == ref(1).sha256
+    hand.tell(ev.ModelReceived("c", ref(1)))
+    assert hand.base == ref(1)
+    assert do.KeepUpdates(frozenset()) in hand.newly(do.KeepUpdates)
+
+
+def test_updates_that_come_after_the_time_as_controller_are_let_go() -> None:  # C2
+    """What was under way when it stepped down, perhaps for long: its connection had stood still."""
+    hand = leading()
+    update = offer("b", hand.base)
+    hand.hear("c", round_document("c", term=5))
+    assert hand.peer.role == "following"
+    hand.tell(ev.UpdateReceived("b", update, ""))
+    assert hand.newly(do.KeepUpdates) == [do.KeepUpdates(frozenset())]
+
+
 def finished() -> Hand:
     hand = leading()
     finish_round(hand)

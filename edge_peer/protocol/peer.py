@@ -339,6 +339,9 @@ class Peer:
         self._context.roster.heard(event.peer, self._context.now_s)
         if self._controller is not None:
             self._controller.on_update(event.peer, event.offer, event.problem, event.norm)
+        else:
+            # It was on its way when this peer ceased to be controller, and nobody will ever ask for it.
+            self._context.emit(do.KeepUpdates(frozenset()))
 
     def _on_aggregate(self, event: ev.AggregateReady) -> None:
         if self._controller is not None and self._controller.term == event.term:

@@ -127,6 +127,10 @@ class Controller:
             self._context.log(f"update of {peer} for round {offer.round} not counted: {why}", "DEBUG")
         elif self._opening.take(peer, offer, problem):
             self._dirty = True
+        accepted = frozenset(it.digest for it in self._opening.accepted.values())
+        if offer.digest not in accepted:
+            # Only so many are held of a sender at a time: those that do not count would take the room of one that does.
+            self._context.emit(do.KeepUpdates(accepted))
 
     def _not_for_this_round(self, peer: str, offer: UpdateOffer) -> str:
         if self.phase != TRAINING or self._run is None or self._base is None:
@@ -170,7 +174,6 @@ class Controller:
         self._log_commit(ref)
         self._set_base(ref)
         self._delta = ref.sha256 if self._run.settings.downlink != WHOLE else None
-        context.emit(do.KeepUpdates(frozenset()))
         self._enter(TRAINING)
         if ref.round >= self._run.settings.rounds_max:
             self._publish_model()
@@ -559,6 +562,7 @@ class Controller:
         self._merged = None
         self._scores.reports = {}
         self._opening.clear()
+        self._context.emit(do.KeepUpdates(frozenset()))
 
     def _publish_model(self) -> None:
         """Publish the base, saved first; not before it is here, when another controller committed it."""
