@@ -209,6 +209,10 @@ def row_missing(records: Records) -> None:
     del records.rows["c", RUN][1]
 
 
+def never_recovered(records: Records) -> None:
+    records.played.injections.append(Injection(LOSS, "c", RUN, 4, 4.05, 4.1, 4.2))
+
+
 def ended(records: Records) -> None:
     records.played.ended.append(("c", 1))
 
@@ -243,6 +247,7 @@ TAMPERING: dict[Callable[[Records], None], str] = {
     round_not_in_the_model: "runs_end",
     too_few_rounds: "runs_end",
     row_missing: "csvs_are_complete",
+    never_recovered: "recovers_soon",
     ended: "nobody_stops",
     traceback_logged: "nobody_stops",
     waited_in_vain: "nobody_stops",

@@ -15,6 +15,8 @@ from tests.chaos.records import Line, Records
 from tests.chaos.schedule import ALL, MEMORY_LIMIT
 
 Check = Callable[[Records], Iterator[str]]
+#: A lease, a keepalive and some rounds take less, even on a busy machine; waiting for a deadline takes more.
+RECOVERY_MAX_S = 18.0
 
 
 def one_controller_a_term(records: Records) -> Iterator[str]:
@@ -166,6 +168,15 @@ def _disturbed(records: Records, peer: str, line: Line, after: Line) -> bool:
     )
 
 
+def recovers_soon(records: Records) -> Iterator[str]:
+    """I8: after a fault somebody commits a round within RECOVERY_MAX_S."""
+    commits = [line["at_s"] for line in records.lines if line["event"] == "committed"]
+    for it in records.played.injections:
+        seconds = min((at_s for at_s in commits if at_s > it.begun_s), default=float("inf")) - it.begun_s
+        if seconds > RECOVERY_MAX_S:
+            yield f"{it.kind} ({it.victim}) in round {it.round} of run {it.run_id}: no commit for {seconds:.1f} s"
+
+
 def nobody_stops(records: Records) -> Iterator[str]:
     """I10, and what the player waited for in vain."""
     for peer, code in records.played.ended:
@@ -187,6 +198,7 @@ CHECKS: tuple[Check, ...] = (
     counted_where_made,
     runs_end,
     csvs_are_complete,
+    recovers_soon,
     nobody_stops,
 )
 
