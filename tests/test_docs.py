@@ -91,7 +91,7 @@ def test_commands_are_ones_that_there_are(command: str) -> None:
             assert re.search(known, help_text, re.MULTILINE), f"make help does not list {name}"
     elif words[0] == "edge-peer":
         # A mere name, such as `edge-peer stop`, stands for the command with whatever it needs.
-        needs = ["RUN", "FILE"] if words[1] == "predict" else ["--config", "FILE"]
+        needs = {"predict": ["RUN", "FILE"], "audit": ["RUN"]}.get(words[1], ["--config", "FILE"])
         edge_peer_parser().parse_args(words[1:] if len(words) > 2 else [words[1], *needs])
     elif words[:3] == ["python", "-m", "data_shards"]:
         if "--help" not in words:

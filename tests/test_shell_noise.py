@@ -169,7 +169,8 @@ def test_the_vector_cannot_be_computed_of_two_amounts_of_noise(tmp_path: Path, o
             assert abs(sent[part] - again[part]).max() > one / 100
             continue
         solved = (two * sent[part].astype(float) - one * again[part]) / (two - one)
-        assert abs(solved - CHANGE[part]).max() > one / 10
+        # Where the noises differ, what is solved is as far off as the smaller one is large.
+        assert abs(solved - CHANGE[part]).max() > min(one, two) / 10
 
 
 def test_the_mean_of_more_peers_has_other_noise(tmp_path: Path) -> None:
