@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--rounds", type=int, default=15, help="of each run (default: %(default)s)")
     it.add_argument("--examples", type=int, default=3000, help="for training, a peer (default: %(default)s)")
     it.add_argument(
-        "--epochs", type=int, default=3, help="a round: faults are to hit its middle (default: %(default)s)"
+        "--epochs", type=int, default=6, help="a round: faults are to hit its middle (default: %(default)s)"
     )
     it.add_argument("--points", type=float, default=1.0, help="of accuracy that faults may cost (default: %(default)g)")
     it.add_argument("--faults", default="", help=f"only these, with commas between: {', '.join(schedule.KINDS)}")
