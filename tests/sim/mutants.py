@@ -189,7 +189,7 @@ def _takes_over_without_the_model(self: Controller, base: ModelRef) -> None:
 
 
 #: A mutant must be caught within so many scenarios of its profile.
-SEEDS_MAX = 150
+SEEDS_MAX = 250
 
 
 def complaint(mutant: Mutant) -> str:
@@ -217,7 +217,7 @@ MUTANTS = (
     Mutant("votes twice in a term", "votes in term", Election, "step", _votes_twice),
     Mutant("forgets its vote over a restart", "votes in term", Peer, "__init__", _forgets_its_vote),
     Mutant("elects with one vote", "two controllers", election_module, "quorum", lambda roster, seen: 1),
-    Mutant("follows controllers of old terms", "which is over", Peer, "_best_controller", _best_of_any_term, "network"),
+    Mutant("follows controllers of old terms", "which is over", Peer, "_best_controller", _best_of_any_term, "hangs"),
     Mutant("does not step down", "controllers: [", Peer, "_best_controller", _does_not_step_down, "network"),
     Mutant("counts an update twice", "not each once", Context, "emit", _counts_twice),
     Mutant("counts every update alike", "that was made for", Context, "emit", _counts_wrong_weights),
@@ -241,7 +241,7 @@ MUTANTS = (
         Context,
         "is_finished",
         lambda self, record: False,
-        "network",
+        "hangs",
     ),
     Mutant("takes every update for counted", "knows was not counted", Memories, "hear", _advances_anyway, "operator"),
     Mutant("begins with an old memory", "which was counted", Memories, "before", _never_advances, "calm"),
