@@ -139,7 +139,7 @@ test: lint types test-main test-tflite test-models ## everything that must pass:
 .PHONY: test-main
 test-main: setup-test mosquitto ## the tests, but for those that need tflite-runtime or TensorFlow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow and not live"
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m live
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "live and not tensorflow"
 
 .PHONY: test-tflite
 test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11
