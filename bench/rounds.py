@@ -2,7 +2,7 @@
 
 `python -m bench.rounds`. Four peers, the default model. The loop without a federation trains the four shards one after
 another in one process with the same backend: what a round would cost if there were neither network nor protocol, on one
-core. Overhead is measured with shards of two examples: opening, sending four updates of 26,698 float32, merging,
+core. Overhead is measured with shards of two examples: opening, sending four updates of 26,698 values in int8, merging,
 publishing, saving and evaluating, less the slowest training.
 """
 
@@ -82,7 +82,7 @@ def main() -> None:
         _, _, overhead = rounds_of(tiny, 202, {"evaluate_local": False})
     report(
         "rounds",
-        f"Rounds of {PEERS} peers, 26,698 parameters, float32 updates, Mosquitto on loopback",
+        f"Rounds of {PEERS} peers, 26,698 parameters, int8 updates, Mosquitto on loopback",
         [
             {"what": "a round, 3,000 examples a peer", "ms": spread(whole), "target": "350 (a quarter of 1.4 s)"},
             {"what": "the same trainings in a plain loop, one core", "ms": f"{loop:.1f}", "target": ""},
