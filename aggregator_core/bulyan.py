@@ -16,7 +16,7 @@ from aggregator_core.distances import gram, squared_distances
 from aggregator_core.krum import ranking
 from aggregator_core.median import blockwise, middle, with_state
 from aggregator_core.rule import Received, RobustRule
-from aggregator_core.selection import sorting
+from aggregator_core.selection import sorting_ends_and_middle
 from aggregator_core.sums import weighted_average
 from aggregator_core.updates import F32, F64
 
@@ -38,10 +38,11 @@ def nearest_to_median(parts: Sequence[F32], kept: int) -> F32:
     In a sorted column they are neighbours. A window of `kept` values moves on by one as long as the value that it
     leaves is farther from the median than the one that it takes; its values are kept in `kept` slots, so that nothing
     is subtracted that was added before: a bad value could be so large that all others vanish beside it. The slots are
-    the first rows: a row has been compared before its slot is overwritten.
+    the first rows: a row has been compared before its slot is overwritten. Only the first and the last m - kept rows
+    and the middle are compared, so only these need be in order.
 
     Args:
-        parts: m sorted rows of shape (b,), float32, overwritten.
+        parts: m rows of shape (b,), float32, after `sorting_ends_and_middle(m, m - kept)`; overwritten.
         kept: How many, 1 to m.
 
     Returns:
@@ -70,5 +71,5 @@ class Bulyan(RobustRule):
         chosen = [trained[i] for i in select(squared_distances(gram(trained)), self.byzantine)]
         m = len(chosen)
         kept = m - 2 * self.byzantine
-        mean = blockwise(chosen, sorting(m, 0, m), lambda parts: nearest_to_median(parts, kept))
+        mean = blockwise(chosen, sorting_ends_and_middle(m, m - kept), lambda parts: nearest_to_median(parts, kept))
         return with_state(mean, received.rows)

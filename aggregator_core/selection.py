@@ -103,6 +103,23 @@ def trimming(n: int, f: int) -> tuple[Comparator, ...]:
     return min(prune(extremes_outward(n, max(1, f)), wanted), prune(merge_exchange(n), wanted), key=cost)
 
 
+@lru_cache(maxsize=64)
+def sorting_ends_and_middle(n: int, k: int) -> tuple[Comparator, ...]:
+    """The network that puts the k smallest, the k largest and the middle values into their rows, in order.
+
+    The other values stay in no order, and none of them is lost: a comparator on which no wanted row depends is left
+    out, not halved.
+    """
+    wanted = {*range(k), (n - 1) // 2, n // 2, *range(n - k, n)}
+    live = wanted | {0, n - 1}
+    kept: list[tuple[int, int]] = []
+    for pair in reversed(merge_exchange(n)):
+        if not live.isdisjoint(pair):
+            kept.append(pair)
+            live.update(pair)
+    return prune(kept[::-1], range(n))
+
+
 def run(network: Sequence[Comparator], rows: list[F32], pool: list[F32]) -> Iterator[int]:
     """Run a network, and tell which row has its result as soon as it has.
 

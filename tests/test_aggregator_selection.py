@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from aggregator_core import RefusedUpdateError, median, reference
-from aggregator_core.selection import apply, cost, extremes_outward, merge_exchange, prune, run, sorting, trimming
+from aggregator_core.selection import (
+    apply,
+    cost,
+    extremes_outward,
+    merge_exchange,
+    prune,
+    run,
+    sorting,
+    sorting_ends_and_middle,
+    trimming,
+)
 
 
 @pytest.mark.parametrize("n", range(1, 12))
@@ -36,6 +46,22 @@ def test_pruned_networks_give_the_wanted_ranks(n: int) -> None:
         apply(trimming(n, f), rows, list(np.empty((n + 1, 200), np.float32)))
         np.testing.assert_array_equal(np.sort(rows[f : n - f], axis=0), ordered[f : n - f])
         np.testing.assert_array_equal([rows[0], rows[-1]], ordered[[0, -1]])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9, 13, 16, 31, 62, 63])
+def test_ends_and_middle_are_in_order_and_the_rest_is_not_lost(n: int) -> None:
+    columns = np.random.default_rng(n).integers(-9, 9, size=(n, 200)).astype(np.float32)
+    columns.flags.writeable = False
+    ordered = np.sort(columns, axis=0)
+    for k in {0, 1, n // 4, n // 2, n - 1}:
+        network = sorting_ends_and_middle(n, k)
+        assert cost(network) <= cost(sorting(n, 0, n))
+        rows = list(columns)
+        apply(network, rows, list(np.empty((n + 1, 200), np.float32)))
+        np.testing.assert_array_equal(np.sort(rows, axis=0), ordered)
+        for there in (slice(0, k), slice((n - 1) // 2, n // 2 + 1), slice(n - k, n)):
+            np.testing.assert_array_equal(rows[there], ordered[there])
+    assert n < 62 or cost(sorting_ends_and_middle(n, 2)) < 0.9 * cost(sorting(n, 0, n))
 
 
 @pytest.mark.parametrize("n", [2, 3, 16, 33])
