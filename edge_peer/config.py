@@ -15,7 +15,7 @@ from aggregator_core.rules import RULES
 from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config_relations import relations, short
 from edge_peer.errors import ConfigError
-from edge_peer.protocol.messages import PRIVACY, STRATEGIES, RunSettings
+from edge_peer.protocol.run_settings import PRIVACY, STRATEGIES, RunSettings
 from edge_peer.protocol.settings import Timing
 from edge_peer.trainers.backends import BACKENDS
 

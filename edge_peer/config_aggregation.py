@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aggregator_core.codecs import CodecNameError, check_name
 from aggregator_core.parameters import ParameterError
-from edge_peer.protocol.messages import WHOLE, RunSettings
+from edge_peer.protocol.run_settings import WHOLE, RunSettings
 from edge_peer.shell.aggregation import CoreAggregation, optimizer_of, rule_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,9 @@ from edge_peer.config import Config, ModelSection, PeerSection, to_toml
 from edge_peer.operator.collect import gather
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import ModelRef, Report, RunSettings, UpdateOffer
+from edge_peer.protocol.messages import Report
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 from edge_peer.protocol.topics import UPDATE, Topics
 from edge_peer.shell.changes import Change, encoded
 from edge_peer.shell.global_model import GlobalModel

@@ -19,7 +19,7 @@ from aggregator_core.rules import RULES
 from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config import CHOICES, RANGES, SECTIONS, Config, load_config, to_toml
 from edge_peer.errors import ConfigError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.aggregation import CoreAggregation
 
 GOOD = """

@@ -22,7 +22,8 @@ from edge_peer.__main__ import main
 from edge_peer.operator.audit import examine
 from edge_peer.operator.audit_log import FAULTS_MAX, Verdict
 from edge_peer.operator.collect import gather
-from edge_peer.protocol.messages import ModelRef, RunSettings
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.payload import decode_model, decode_offer, encode_model
 

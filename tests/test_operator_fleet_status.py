@@ -21,7 +21,9 @@ from edge_peer.operator.certificates_x509 import Wanted
 from edge_peer.operator.federation import Federation
 from edge_peer.operator.fleet_boards import Told, boards_of
 from edge_peer.operator.fleet_status import main, show
-from edge_peer.protocol.messages import FINISHED, TRAINING, ModelRef, Presence, Report, Round, RunSettings
+from edge_peer.protocol.messages import FINISHED, TRAINING, Presence, Report, Round
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.protocol.topics import PRESENCE, ROUND
 from tests.run_folders import RUN_ID, Invented
 

@@ -22,7 +22,7 @@ from edge_peer.operator.palette import COLOURS, COLOURS_DARK, colour_of, marker_
 from edge_peer.operator.report import write_report
 from edge_peer.operator.results import read_results
 from edge_peer.operator.words import bytes_text, ranges
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from tests.run_folders import RUN_ID, Invented
 
 HOSTILE = (

@@ -13,7 +13,8 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import FIXED, HEALTH_S
 from edge_peer.protocol.election import choose, rank
-from edge_peer.protocol.messages import Presence, RunSettings, Vote, decode, encode
+from edge_peer.protocol.messages import Presence, Vote, decode, encode
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.selection import select
 from edge_peer.protocol.settings import Timing
 from edge_peer.protocol.topics import PRESENCE, VOTE

@@ -10,7 +10,8 @@ import pytest
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.aggregation import Aggregation, Mean
-from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Report, Round, RunSettings, Vote
+from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Report, Round, Vote
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import RunRecord, SavedState
 from edge_peer.protocol.topics import MODEL, PRESENCE, ROUND
 from tests.sim.hand import INITIAL, RUN, TIMING, Hand, digest, offer, presence, ref, round_document

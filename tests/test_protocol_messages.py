@@ -14,24 +14,20 @@ from edge_peer.errors import RemoteProtocolError
 from edge_peer.protocol.fields import COUNT_MAX, Fields
 from edge_peer.protocol.messages import (
     DECODERS,
-    PRIVACY,
     STATES,
-    STRATEGIES,
-    Delta,
     Document,
     Evaluation,
-    ModelRef,
     Presence,
     Report,
     Round,
-    RunSettings,
     Start,
     Stop,
-    UpdateOffer,
     Vote,
     decode,
     encode,
 )
+from edge_peer.protocol.run_settings import PRIVACY, STRATEGIES, RunSettings
+from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from tests.sim.hand import KINDS, presence, ref, round_document
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import RunRecord, SavedState
 from tests.sim.hand import RUN, Hand, digest, presence, ref
 

@@ -14,20 +14,11 @@ from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol import peer as peer_module
-from edge_peer.protocol.messages import (
-    Evaluation,
-    ModelRef,
-    Presence,
-    Report,
-    Round,
-    RunSettings,
-    Start,
-    Stop,
-    Vote,
-    encode,
-)
+from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Stop, Vote, encode
 from edge_peer.protocol.peer import LEADING, OFFLINE, STOPPED, TRANSITIONS, Peer
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.protocol.topics import DELTA, MODEL, PRESENCE, ROUND, START, STOP, VOTE
 from tests.sim.__main__ import failure
 from tests.sim.hand import INITIAL, ROSTER, RUN, TIMING, Hand, digest, offer, presence, ref, round_document

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_peer.protocol.messages import STRATEGIES, RunSettings
+from edge_peer.protocol.run_settings import STRATEGIES, RunSettings
 from edge_peer.protocol.selection import is_choice, select, why_not
 from tests.sim.hand import MODEL, presence
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edge_peer.errors import RemoteProtocolError
 from edge_peer.protocol.fields import COUNT_MAX
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import RunRecord, SavedState
 from tests.sim.hand import ref
 

@@ -22,7 +22,7 @@ from aggregator_core.privacy_accountant import epsilon
 from aggregator_core.rule import Report, TooFewUpdatesError
 from aggregator_core.rules import RULES, make_rule
 from aggregator_core.server_optimizers import OPTIMIZERS, make_optimizer
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.aggregation import (
     PEERS_MAX,
     STEPS_MAX,

@@ -15,7 +15,9 @@ from tiny import LARGE, LAYOUT, change, delta_bytes, model, offer_of, ref_of, up
 
 from aggregator_core import l2_norm
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import Delta, ModelRef, RunSettings, Start, Stop, Vote, encode
+from edge_peer.protocol.messages import Start, Stop, Vote, encode
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import Delta, ModelRef
 from edge_peer.protocol.topics import DELTA, KINDS, MODEL, START, STOP, TENSORS, UPDATE, VOTE, Topics
 from edge_peer.shell.aggregation import advance
 from edge_peer.shell.changes import Change, Encoded, encoded

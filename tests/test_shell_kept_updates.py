@@ -10,7 +10,7 @@ import pytest
 from audited_runs import LAYOUT, MODEL, RUN_ID, Controller
 
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.kept_updates import round_of
 from edge_peer.shell.payload import decode_encoded, decode_model, decode_offer, decode_update, encode_update

@@ -17,7 +17,8 @@ from aggregator_core.codecs import bound
 from edge_peer.errors import ResourceError
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.commands import Aggregate, Contribution
-from edge_peer.protocol.messages import ModelRef, RunSettings
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.protocol.topics import DELTA, UPDATE, Topics
 from edge_peer.shell.changes import Change
 from edge_peer.shell.global_model import GlobalModel

@@ -19,7 +19,7 @@ from aggregator_core.parameters import ParameterError
 from aggregator_core.privacy import Privacy
 from aggregator_core.privacy_accountant import epsilon
 from edge_peer.errors import ResourceError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.noise import KEY_BYTES, KeyedBytes, Noise, cost, privacy_of
 
 F32 = npt.NDArray[np.float32]

@@ -22,7 +22,7 @@ from tiny import CODECS, LARGE, LAYOUT, change, delta_bytes, model, offer_of, ow
 from aggregator_core import Layout, Tensor
 from aggregator_core.codecs import bound
 from edge_peer.errors import RemoteProtocolError
-from edge_peer.protocol.messages import Delta
+from edge_peer.protocol.tensors import Delta
 from edge_peer.shell import payload as payload_module
 from edge_peer.shell.changes import Encoded, encoded
 from edge_peer.shell.digests import digest_of

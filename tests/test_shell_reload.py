@@ -14,7 +14,7 @@ import pytest
 
 from edge_peer.config import SECTIONS, BrokerSection, Config, FederationSection, ModelSection, PeerSection, ShardSection
 from edge_peer.errors import ConfigError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.reload import RELOADABLE, credentials, renewed, same_connection
 
 CONFIG = Config(

@@ -13,7 +13,7 @@ import pytest
 
 from edge_peer.config import Config, ModelSection, PeerSection
 from edge_peer.errors import ResourceError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.resources import load_resources
 from edge_peer.trainers.artifacts import FEDERATED
 

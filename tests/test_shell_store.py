@@ -15,8 +15,9 @@ from tiny import LAYOUT, model, ref_of
 
 from aggregator_core import Layout, Tensor
 from edge_peer.errors import ResourceError
-from edge_peer.protocol.messages import ModelRef, RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import Memory, RunRecord, SavedState
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import SLOTS, GlobalModel
 from edge_peer.shell.store import Store, write_atomically
 

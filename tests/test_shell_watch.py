@@ -16,7 +16,7 @@ import pytest
 
 from data_shards.shard import Shard
 from edge_peer.config import Config, ModelSection, PeerSection, TrainerSection
-from edge_peer.protocol.messages import ModelRef
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.remembered import Remembrance
 from edge_peer.shell.updates import UpdateMaker

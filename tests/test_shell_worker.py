@@ -18,8 +18,10 @@ import pytest
 from data_shards.shard import Shard
 from edge_peer.errors import ResourceError
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import Evaluation, ModelRef, RunSettings, encode
+from edge_peer.protocol.messages import Evaluation, encode
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import Memory
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.remembered import Remembrance

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from aggregator_core import Layout, Tensor
 from edge_peer.protocol.commands import Contribution
-from edge_peer.protocol.messages import Delta, ModelRef, UpdateOffer
+from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.shell.changes import Change, encoded
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.payload import encode_delta, encode_update

@@ -18,7 +18,7 @@ from edge_peer.operator.audit_rows import Line, check_rows, check_scores, read_t
 from edge_peer.operator.markup import printable
 from edge_peer.operator.run_files import CONFIG, MODEL, ROUND_LOG
 from edge_peer.operator.words import counted
-from edge_peer.protocol.messages import ModelRef
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.payload import decode_model, encode_model
 from edge_peer.trainers.artifacts import ModelArtifacts, load_artifacts

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_peer.errors import RemoteProtocolError, ResourceError
-from edge_peer.protocol.fields import Fields
-from edge_peer.protocol.messages import SECONDS_MAX, RunSettings
+from edge_peer.protocol.fields import SECONDS_MAX, Fields
+from edge_peer.protocol.run_settings import RunSettings
 
 #: No file of a run is longer; a larger one is not read.
 BYTES_MAX = 1 << 28

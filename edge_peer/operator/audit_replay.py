@@ -11,7 +11,8 @@ from aggregator_core.parameters import ParameterError
 from edge_peer.errors import RemoteProtocolError, ResourceError
 from edge_peer.operator.audit_log import Commit, Counted, RoundLog, Verdict, content
 from edge_peer.protocol.commands import Contribution
-from edge_peer.protocol.messages import RunSettings, UpdateOffer
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import UpdateOffer
 from edge_peer.shell.aggregation import merge
 from edge_peer.shell.changes import Change
 from edge_peer.shell.global_model import GlobalModel

@@ -38,7 +38,8 @@ from edge_peer.operator.results import Results, read_results
 from edge_peer.operator.run_files import INT8_MODEL, REPORT, point_latest
 from edge_peer.operator.session import Session
 from edge_peer.operator.story import Story
-from edge_peer.protocol.messages import FINISHED, TRAINING, RunSettings
+from edge_peer.protocol.messages import FINISHED, TRAINING
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.topics import EVALUATION, ROUND
 from edge_peer.trainers.artifacts import load_artifacts
 

@@ -9,7 +9,7 @@ from typing import Any
 from edge_peer.operator.progress import seconds
 from edge_peer.operator.results import Results, is_number, time_of
 from edge_peer.operator.words import counted
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 
 
 class Aggregation(typing.Protocol):

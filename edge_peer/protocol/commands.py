@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_peer.protocol.events import TrainingKey
-from edge_peer.protocol.messages import Document, ModelRef, Report, RunSettings, UpdateOffer
+from edge_peer.protocol.messages import Document, Report
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
-from edge_peer.protocol.messages import FINISHED, ModelRef, Presence, Round, Stop
+from edge_peer.protocol.messages import FINISHED, Presence, Round, Stop
 from edge_peer.protocol.roster import Roster
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import RunRecord, SavedState
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.protocol.topics import PRESENCE
 
 #: So old may be what the presence tells of the board.

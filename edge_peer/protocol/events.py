@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edge_peer.protocol.messages import Document, ModelRef, Report, UpdateOffer
+from edge_peer.protocol.messages import Document, Report
 from edge_peer.protocol.settings import PeerSettings
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 
 
 @dataclass(frozen=True, slots=True)

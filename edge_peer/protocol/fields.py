@@ -13,6 +13,8 @@ from edge_peer.protocol.topics import is_name
 INTEGER_MAX = 2**53 - 1
 #: Terms, runs, rounds and beats that others may claim; what this peer counts on from there still fits an integer.
 COUNT_MAX = 2**52
+#: Longest duration that anybody may speak of, in seconds.
+SECONDS_MAX = 1e7
 TEXT_MAX = 500
 ENTRIES_MAX = 4096
 DOCUMENT_BYTES_MAX = 1 << 20

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from edge_peer.protocol.commands import Contribution
 from edge_peer.protocol.context import Context
-from edge_peer.protocol.messages import Presence, RunSettings, UpdateOffer
+from edge_peer.protocol.messages import Presence
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.selection import NOT_PICKED, select, why_not
+from edge_peer.protocol.tensors import UpdateOffer
 
 
 class Opening:

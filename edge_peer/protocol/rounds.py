@@ -15,20 +15,12 @@ from dataclasses import replace
 
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.context import Context
-from edge_peer.protocol.messages import (
-    FINISHED,
-    TRAINING,
-    WAITING,
-    WHOLE,
-    Evaluation,
-    ModelRef,
-    Round,
-    RunSettings,
-    UpdateOffer,
-)
+from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Evaluation, Round
 from edge_peer.protocol.opening import Opening
+from edge_peer.protocol.run_settings import WHOLE, RunSettings
 from edge_peer.protocol.scores import Scores
 from edge_peer.protocol.state import RunRecord
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 from edge_peer.protocol.topics import ROUND
 
 IDLE = "idle"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edge_peer.protocol.context import Context
-from edge_peer.protocol.messages import ModelRef, Report
+from edge_peer.protocol.messages import Report
+from edge_peer.protocol.tensors import ModelRef
 
 
 class Scores:

@@ -6,7 +6,8 @@ import math
 import random
 from collections.abc import Mapping
 
-from edge_peer.protocol.messages import Presence, RunSettings
+from edge_peer.protocol.messages import Presence
+from edge_peer.protocol.run_settings import RunSettings
 
 NOT_PICKED = "not picked for this round"
 NOT_WILLING = "not willing to train"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edge_peer.protocol.aggregation import Aggregation, Mean
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 
 from edge_peer.protocol.fields import Fields, parse_object
-from edge_peer.protocol.messages import ModelRef, RunSettings
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,11 @@ from edge_peer.protocol.events import (
     TrainingKey,
 )
 from edge_peer.protocol.memories import Memories
-from edge_peer.protocol.messages import (
-    FINISHED,
-    TRAINING,
-    WAITING,
-    WHOLE,
-    Evaluation,
-    ModelRef,
-    Report,
-    Round,
-    UpdateOffer,
-)
+from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Evaluation, Report, Round
+from edge_peer.protocol.run_settings import WHOLE
 from edge_peer.protocol.selection import is_choice
 from edge_peer.protocol.state import RunRecord
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 from edge_peer.protocol.topics import EVALUATION, MODEL
 
 

@@ -25,7 +25,8 @@ from aggregator_core.scaffold import step_server
 from aggregator_core.server_optimizers import OPTIMIZERS, ServerOptimizer, make_optimizer
 from edge_peer.errors import ResourceError
 from edge_peer.protocol.commands import Contribution
-from edge_peer.protocol.messages import NONE, WHOLE, RunSettings, UpdateOffer
+from edge_peer.protocol.run_settings import NONE, WHOLE, RunSettings
+from edge_peer.protocol.tensors import UpdateOffer
 from edge_peer.shell.changes import Change, Encoded, encoded
 from edge_peer.shell.global_model import CONTROL, GlobalModel
 from edge_peer.shell.noise import Noise, cost, privacy_of

@@ -24,8 +24,9 @@ from edge_peer.config import BrokerSection, Config, load_config
 from edge_peer.errors import ConfigError, ResourceError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings, encode
+from edge_peer.protocol.messages import encode
 from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import DELTA, MODEL, RETAINED, UPDATE, Topics
 from edge_peer.shell.aggregation import CoreAggregation
@@ -142,7 +143,7 @@ class Daemon:
             do.Aggregate: self._do_aggregate,
             do.WriteRow: lambda it: self._records.write_row(it, self._link.carried, self._watch.health),
             do.LogRound: self._do_log_round,
-            do.RunFinished: lambda it: self._records.finish(it, self._vectors.model(it.ref.sha256)),
+            do.RunFinished: self._do_finish,
             do.SetStatus: self._do_set_status,
             do.Log: lambda it: LOG.log(logging.getLevelName(it.level), "%s", it.text),
             do.Exit: self._do_exit,
@@ -490,6 +491,13 @@ class Daemon:
         self._records.log_round(command)
         if self._kept is not None and command.event == "committed":
             self._kept.commit(str(command.fields["sha256"]))
+
+    def _do_finish(self, command: do.RunFinished) -> None:
+        sha256 = command.ref.sha256
+        self._records.finish(command, self._vectors.model(sha256))
+        # Exact counts of a board's data would undo what a run with privacy has promised.
+        if self._worker is not None and command.settings.privacy == "none":
+            self._records.count_classes(command.ref, *self._worker.labels, self._worker.predicted(sha256))
 
     def _do_set_status(self, command: do.SetStatus) -> None:
         LOG.debug("%s", command.text)

@@ -11,7 +11,8 @@ from aggregator_core.layout import Layout
 from aggregator_core.parameters import ParameterError
 from edge_peer.errors import RemoteProtocolError
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import RunSettings, decode
+from edge_peer.protocol.messages import decode
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.topics import DELTA, MODEL, UPDATE, Topics
 from edge_peer.shell.aggregation import advance
 from edge_peer.shell.changes import Change

@@ -19,7 +19,8 @@ from pathlib import Path
 from aggregator_core.layout import Layout
 from edge_peer.protocol.commands import Aggregate
 from edge_peer.protocol.events import AggregateFailed, AggregateReady
-from edge_peer.protocol.messages import ModelRef, RunSettings, UpdateOffer
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 from edge_peer.shell.changes import Encoded
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.payload import decode_encoded, encode_model, encode_update

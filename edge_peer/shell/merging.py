@@ -8,7 +8,7 @@ from aggregator_core.layout import Layout
 from aggregator_core.parameters import ParameterError
 from edge_peer.protocol.commands import Aggregate
 from edge_peer.protocol.events import AggregateFailed, AggregateReady
-from edge_peer.protocol.messages import Delta, ModelRef
+from edge_peer.protocol.tensors import Delta, ModelRef
 from edge_peer.shell.aggregation import Merged, merge
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import encode_delta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aggregator_core.codecs import bound
 from aggregator_core.layout import Layout
 from aggregator_core.server_optimizers import OPTIMIZERS
-from edge_peer.protocol.messages import WHOLE, RunSettings
+from edge_peer.protocol.run_settings import WHOLE, RunSettings
 
 #: Bytes that a model's or update's metadata and topic take beside its values.
 ENVELOPE_BYTES = 16_384

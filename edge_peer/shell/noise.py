@@ -23,7 +23,7 @@ from aggregator_core.parameters import ParameterError
 from aggregator_core.privacy import Privacy, clipped, noised
 from aggregator_core.privacy_accountant import epsilon
 from edge_peer.errors import ResourceError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 
 F32 = npt.NDArray[np.float32]
 KEY_BYTES = 32

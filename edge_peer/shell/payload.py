@@ -22,7 +22,7 @@ from aggregator_core.codecs import CodecNameError, PayloadError, bound
 from aggregator_core.layout import Layout
 from edge_peer.errors import RemoteProtocolError
 from edge_peer.protocol.fields import Fields, parse_object
-from edge_peer.protocol.messages import Delta, ModelRef, UpdateOffer
+from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.shell.changes import Change, Encoded
 from edge_peer.shell.global_model import SLOTS, GlobalModel
 

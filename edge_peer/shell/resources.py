@@ -6,7 +6,7 @@ from data_shards.errors import ShardError
 from data_shards.shard import Shard, read_shard, with_shape
 from edge_peer.config import Config
 from edge_peer.errors import ResourceError
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.trainers.artifacts import ModelArtifacts, ModelError, load_artifacts
 
 

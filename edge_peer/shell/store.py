@@ -11,8 +11,8 @@ from pathlib import Path
 
 from aggregator_core.layout import Layout
 from edge_peer.errors import RemoteProtocolError, ResourceError
-from edge_peer.protocol.messages import ModelRef
 from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.payload import decode_model, encode_model
 

@@ -15,7 +15,7 @@ from aggregator_core.parameters import ParameterError
 from aggregator_core.scaffold import correction_of, new_control
 from edge_peer.errors import ResourceError
 from edge_peer.protocol.events import TrainingKey
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import Memory
 from edge_peer.shell.changes import Change, Encoded, encoded
 from edge_peer.shell.global_model import CONTROL, GlobalModel

@@ -11,16 +11,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from aggregator_core import RefusedUpdateError
 from aggregator_core.parameters import ParameterError
 from data_shards.shard import Shard
 from edge_peer.errors import ResourceError
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import ModelRef, Report, RunSettings
+from edge_peer.protocol.messages import Report
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.updates import UpdateMaker
 from edge_peer.shell.vectors import Own
-from edge_peer.trainers.interface import F32, Cancelled, EvaluationResult, Trainer, TrainingDivergedError
+from edge_peer.trainers.interface import F32, I32, Cancelled, EvaluationResult, Trainer, TrainingDivergedError
 
 LOG = logging.getLogger(__name__)
 LOSS_MAX = 1e30
@@ -105,6 +109,8 @@ class Worker:
         self._cancels: dict[ev.TrainingKey, threading.Event] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        #: Of the model that was evaluated last, by its digest.
+        self._predicted: tuple[str, I32] | None = None
         #: When the job that is worked on was last seen to go on, monotonic; None: there is none.
         self._progress_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
@@ -114,6 +120,16 @@ class Worker:
         """Seconds since the job that is worked on last went on, by a batch or a part; 0: there is none."""
         progress_s = self._progress_s
         return now_s - progress_s if progress_s is not None else 0.0
+
+    @property
+    def labels(self) -> tuple[I32, I32]:
+        """Of the training and the test split."""
+        return self._shard.y_train, self._shard.y_test
+
+    def predicted(self, sha256: str) -> I32 | None:
+        """Classes that the int8 model of the model evaluated last gives the test split; None: it was another one."""
+        known = self._predicted
+        return known[1] if known is not None and known[0] == sha256 else None
 
     def _goes_on(self) -> None:
         self._progress_s = time.monotonic()
@@ -235,5 +251,7 @@ class Worker:
         x, y, stopping = self._shard.x_test, self._shard.y_test, self._is_stopping
         result = trainer.evaluate(job.vector, x, y, cancelled=stopping)
         self._goes_on()
-        int8 = trainer.evaluate_int8(job.vector, x, y, cancelled=stopping)
+        predicted = np.empty(len(y), np.int32)
+        int8 = trainer.evaluate_int8(job.vector, x, y, cancelled=stopping, predicted=predicted)
+        self._predicted = (job.ref.sha256, predicted) if int8 is not None else None
         self._post(ev.ModelEvaluated(job.ref, replace(_report(result), int8_accuracy=int8), result.seconds))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_peer.protocol.aggregation import Mean
-from edge_peer.protocol.messages import NONE, WHOLE, RunSettings
+from edge_peer.protocol.run_settings import NONE, WHOLE, RunSettings
 from edge_peer.protocol.state import Memory
 
 F32 = npt.NDArray[np.float32]

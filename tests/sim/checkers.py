@@ -13,7 +13,9 @@ import numpy as np
 from aggregator_core.reference import weighted_mean as reference_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.events import TrainingKey
-from edge_peer.protocol.messages import FINISHED, TRAINING, WHOLE, Delta, ModelRef, Presence, Round, Vote
+from edge_peer.protocol.messages import FINISHED, TRAINING, Presence, Round, Vote
+from edge_peer.protocol.run_settings import WHOLE
+from edge_peer.protocol.tensors import Delta, ModelRef
 from edge_peer.protocol.topics import PRESENCE, ROUND, VOTE
 from tests.sim.arithmetic import GRID, advance, digest_of
 from tests.sim.lineage import Lineage, Made

@@ -9,23 +9,12 @@ from typing import Any, TypeVar
 
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import (
-    TRAINING,
-    Document,
-    Evaluation,
-    ModelRef,
-    Presence,
-    Report,
-    Round,
-    RunSettings,
-    Start,
-    Stop,
-    UpdateOffer,
-    Vote,
-)
+from edge_peer.protocol.messages import TRAINING, Document, Evaluation, Presence, Report, Round, Start, Stop, Vote
 from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.settings import PeerSettings, Timing
 from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 from edge_peer.protocol.topics import EVALUATION, PRESENCE, ROUND, START, STOP, VOTE
 
 KINDS = {Presence: PRESENCE, Vote: VOTE, Round: ROUND, Evaluation: EVALUATION, Stop: STOP, Start: START}

@@ -15,11 +15,13 @@ from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.election import Election, choose
 from edge_peer.protocol.memories import Memories
-from edge_peer.protocol.messages import WHOLE, Delta, ModelRef, Round, UpdateOffer, Vote
+from edge_peer.protocol.messages import Round, Vote
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.rounds import Controller
+from edge_peer.protocol.run_settings import WHOLE
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.protocol.topics import VOTE
 from edge_peer.protocol.training import Trainer
 from tests.sim.__main__ import failure

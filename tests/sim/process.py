@@ -13,9 +13,11 @@ import numpy as np
 from aggregator_core import RefusedUpdateError, weighted_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import WHOLE, Delta, ModelRef, Report, Round, decode, encode
+from edge_peer.protocol.messages import Report, Round, decode, encode
 from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.run_settings import WHOLE
 from edge_peer.protocol.state import Memory, SavedState
+from edge_peer.protocol.tensors import Delta, ModelRef
 from edge_peer.protocol.topics import DELTA, MODEL, PRESENCE, RETAINED, UPDATE
 from tests.sim import scenario as sc
 from tests.sim.arithmetic import INITIAL, WEIGHTS, Disk, advance, digest_of, seen

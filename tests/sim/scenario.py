@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 
-from edge_peer.protocol.messages import NONE, WHOLE, RunSettings
+from edge_peer.protocol.run_settings import NONE, WHOLE, RunSettings
 from edge_peer.protocol.settings import Timing
 from tests.sim.broker import Weather
 

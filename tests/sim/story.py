@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_peer.protocol.messages import RunSettings
+from edge_peer.protocol.run_settings import RunSettings
 from tests.sim.broker import Weather
 from tests.sim.scenario import Board, Scenario
 from tests.sim.world import World
