@@ -91,12 +91,14 @@ class LocalBroker:
         folder: For `mosquitto.conf` and `mosquitto.log`.
         program: Path of Mosquitto.
         packet_bytes_max: Largest message that it takes.
+        more: Further lines of its configuration.
     """
 
-    def __init__(self, folder: Path, program: str, packet_bytes_max: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, folder: Path, program: str, packet_bytes_max: int = 16 * 1024 * 1024, more: str = "") -> None:
         self._folder = folder
         self._program = program
         self._packet_bytes_max = packet_bytes_max
+        self._more = more
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -125,6 +127,7 @@ class LocalBroker:
                     user=STAY_ROOT if os.geteuid() == 0 else "",
                     packet_bytes_max=self._packet_bytes_max,
                 )
+                + self._more
             )
             log = self._folder / "mosquitto.log"
             self._process = processes.start([self._program, "-c", str(configuration)], log)
