@@ -16,6 +16,7 @@ from typing import Any
 from aggregator_core.rules import RULES
 from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config import CHOICES, RANGES, SECTIONS
+from edge_peer.shell.class_counts import COLUMNS as CLASS_COLUMNS
 from edge_peer.shell.history import COLUMNS
 
 DOCS = Path(__file__).resolve().parent
@@ -25,6 +26,11 @@ BLOCK = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def csv_columns() -> str:
     """Columns of a peer's CSV."""
     return _table(("column", "what it is"), [(f"`{name}`", text) for name, text in COLUMNS.items()])
+
+
+def class_columns() -> str:
+    """Columns of `classes/<peer>.csv`."""
+    return _table(("column", "what it is"), [(f"`{name}`", text) for name, text in CLASS_COLUMNS.items()])
 
 
 def configuration() -> str:
@@ -112,6 +118,7 @@ def _parameters(kind: Any) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "csv_columns": csv_columns,
+    "class_columns": class_columns,
     "configuration": configuration,
     "rules": rules,
     "server_optimizers": server_optimizers,

@@ -127,7 +127,9 @@ class Scripted:
         if failure is not None:
             raise failure
 
-    def evaluate_int8(self, weights: Any, x: Any, y: Any, *, cancelled: Callable[[], bool]) -> float | None:
+    def evaluate_int8(
+        self, weights: Any, x: Any, y: Any, *, cancelled: Callable[[], bool], predicted: Any = None
+    ) -> float | None:
         return self.int8
 
 

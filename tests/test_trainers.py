@@ -274,8 +274,11 @@ def test_a_trained_model_is_as_good_in_int8(trainer: LiteRTTrainer) -> None:
     x, y = examples(640, seed=2)
     weights = train(trainer, x, y, epochs=6).weights
     tested = examples(250, seed=3)
-    score = trainer.evaluate_int8(weights, *tested, cancelled=never)
+    predicted = np.full(250, -1, np.int32)
+    score = trainer.evaluate_int8(weights, *tested, cancelled=never, predicted=predicted)
     assert score is not None
+    # The last batch is not full.
+    assert (predicted == tested[1]).mean() == score
     assert abs(score - trainer.evaluate(weights, *tested, cancelled=never).accuracy) <= 0.02
     assert score > 0.9
 

@@ -32,6 +32,7 @@ from edge_peer.operator.run_files import (
     replace_file,
 )
 from edge_peer.protocol.topics import is_name
+from edge_peer.shell.class_counts import CLASSES
 from edge_peer.shell.kept_updates import SUFFIX, UPDATES, round_of
 
 
@@ -48,8 +49,8 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> list[str]:
         state_dirs: State folder of each peer.
         run_id: Which run.
         out: Gets `<peer>.csv`, `rounds.jsonl` (of all the run's controllers, by term), `model.safetensors`,
-            `model.int8.tflite` if there is one, `config.toml` (of the last controller), `config/<peer>.toml` and
-            `updates/<controller>/<round>/`, where updates were kept.
+            `model.int8.tflite` if there is one, `config.toml` (of the last controller), `config/<peer>.toml`,
+            `classes/<peer>.csv` and `updates/<controller>/<round>/`, where updates were kept.
 
     Returns:
         What of a peer's CSV could not be used, one sentence each.
@@ -73,6 +74,7 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> list[str]:
         refused += _merge_rows(out / name, (folder / f"{name}{OTHER_COLUMNS}", folder / name))
         _copy(folder / CONFIG, out / "config" / f"{peer}.toml")
         _copy_updates(folder / UPDATES, out / UPDATES / peer)
+        _copy(folder / CLASSES / name, out / CLASSES / name)
     last = next((line["peer"] for line in reversed(lines) if line["peer"] in folders), next(iter(folders)))
     for name in (MODEL, INT8_MODEL, CONFIG):
         # Every peer that saw the end has the same model; the last controller certainly has.
@@ -84,6 +86,7 @@ def gather(state_dirs: Mapping[str, Path], run_id: str, out: Path) -> list[str]:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_file():
+        target.parent.mkdir(exist_ok=True)
         replace_file(target, source.read_bytes())
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from edge_peer.config import Config, to_toml
 from edge_peer.errors import ResourceError
 from edge_peer.protocol import commands as do
+from edge_peer.protocol.tensors import ModelRef
+from edge_peer.shell.class_counts import CLASSES, class_counts
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.health import Health
 from edge_peer.shell.history import History
@@ -19,7 +21,7 @@ from edge_peer.shell.telemetry import peak_rss_bytes
 from edge_peer.trainers.artifacts import ModelArtifacts
 from edge_peer.trainers.deployed import int8_model
 from edge_peer.trainers.int8 import NotQuantizableError
-from edge_peer.trainers.interface import F32
+from edge_peer.trainers.interface import F32, I32
 
 LOG = logging.getLogger(__name__)
 
@@ -65,6 +67,15 @@ class Records:
                 write_atomically(folder / "model.safetensors", content)
                 self._write_int8(folder / "model.int8.tflite", model.vector)
             write_atomically(folder / "config.toml", to_toml(self.config).encode())
+
+    def count_classes(self, ref: ModelRef, trained: I32, tested: I32, predicted: I32 | None) -> None:
+        """Write what the shard holds of each class, and what the final int8 model takes its test split for."""
+        with self._only_a_record("class counts"):
+            folder = self._history.run_folder(ref.run_id) / CLASSES
+            folder.mkdir(exist_ok=True)
+            peer = self.config.peer.name
+            content = class_counts(ref.run_id, peer, ref.round, trained, tested, predicted)
+            write_atomically(folder / f"{peer}.csv", content)
 
     def _write_int8(self, path: Path, vector: F32) -> None:
         try:

@@ -223,7 +223,9 @@ class Int8Scorer:
 
         self.runtime, self._module = load_runtime()
 
-    def evaluate(self, vector: F32, x: Examples, y: I32, cancelled: Callable[[], bool]) -> float:
+    def evaluate(
+        self, vector: F32, x: Examples, y: I32, cancelled: Callable[[], bool], predicted: I32 | None = None
+    ) -> float:
         """Accuracy in 0..1 of the int8 model of a vector.
 
         Args:
@@ -231,6 +233,7 @@ class Int8Scorer:
             x: uint8 examples, shape (n, ...).
             y: Their classes, shape (n,).
             cancelled: Asked between batches.
+            predicted: Where the model's classes are written, shape (n,).
 
         Raises:
             Cancelled: `cancelled()` was true.
@@ -251,6 +254,8 @@ class Int8Scorer:
             interpreter.invoke()
             classes = interpreter.get_tensor(result)[:count].argmax(axis=1)
             correct += int((classes == y[start : start + count]).sum())
+            if predicted is not None:
+                predicted[start : start + count] = classes
         return correct / examples
 
     def _interpreter(self, content: bytes) -> Any:

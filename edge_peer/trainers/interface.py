@@ -111,5 +111,15 @@ class Trainer(Protocol):
     def evaluate(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> EvaluationResult:
         """Score `weights` on x and y; raises Cancelled."""
 
-    def evaluate_int8(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> float | None:
-        """Accuracy of the int8 model of `weights`, 0..1; None where there is none. Raises Cancelled."""
+    def evaluate_int8(
+        self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool], predicted: I32 | None = None
+    ) -> float | None:
+        """Accuracy of the int8 model of `weights`, 0..1; None where there is none. Raises Cancelled.
+
+        Args:
+            weights: Shape (p,).
+            x: Examples, shape (n, ...).
+            y: Their classes, shape (n,).
+            cancelled: Asked between batches.
+            predicted: Where the model's classes are written, shape (n,).
+        """

@@ -205,7 +205,9 @@ class StepTrainer:
             loss += float(outputs["losses"][:count].sum(dtype=np.float64))
         return EvaluationResult(correct / examples, loss / examples, examples, time.perf_counter() - started)
 
-    def evaluate_int8(self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool]) -> float | None:
+    def evaluate_int8(
+        self, weights: F32, x: Examples, y: I32, *, cancelled: Callable[[], bool], predicted: I32 | None = None
+    ) -> float | None:
         """See `Trainer.evaluate_int8`."""
         if not self._int8_known:
             self._int8_known = True
@@ -213,7 +215,7 @@ class StepTrainer:
         if self._int8 is None:
             return None
         try:
-            return self._int8.evaluate(weights, x, y, cancelled)
+            return self._int8.evaluate(weights, x, y, cancelled, predicted)
         except NotQuantizableError as error:
             # As before the first round, when nobody has seen an activation.
             LOG.debug("no int8 model: %s", error)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from edge_peer.operator.class_results import read_class_counts
 from edge_peer.operator.graphs import main as graphs
 from edge_peer.operator.results import read_results
 
@@ -81,6 +82,15 @@ def test_the_demo_kills_the_controller_and_leaves_everything(tmp_path: Path) -> 
     assert (folder / "model.int8.tflite").stat().st_size > 26_698
     assert "rounds_max = 4" in (folder / "config.toml").read_text()
     results = read_results(folder)
+    counted = read_class_counts(folder)
+    # The one that was killed may come back when all is over.
+    assert sorted(counted) == [peer for peer in results.peers if results.peers[peer][-1].round == 4]
+    for peer, counts in counted.items():
+        last = results.peers[peer][-1]
+        assert sum(counts.trained.values()) == 320
+        assert sum(counts.tested.values()) == last.test_examples
+        hits = sum(count for (label, taken_for), count in counts.confusion.items() if label == taken_for)
+        assert round(hits / last.test_examples, 6) == last.int8_accuracy, "the CSV has six digits"
     assert len(results.elections()) == 2
     assert sorted(results.round_seconds()) == [1, 2, 3, 4]
     assert results.end() == "reached 4 rounds"
