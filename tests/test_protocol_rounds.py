@@ -9,9 +9,12 @@ import pytest
 
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
+from edge_peer.protocol.controller import Controller
 from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Evaluation, Report, Start, Stop, Vote
-from edge_peer.protocol.rounds import CHANGES, FETCHES_MAX, VAIN_MAX, Controller
+from edge_peer.protocol.rounds import VAIN_MAX
+from edge_peer.protocol.search import FETCHES_MAX
 from edge_peer.protocol.state import RunRecord, SavedState
+from edge_peer.protocol.tenure import CHANGES
 from edge_peer.protocol.topics import ROUND, STOP
 from tests.sim.hand import INITIAL, RUN, TIMING, Hand, digest, offer, presence, ref, round_document
 
@@ -50,7 +53,7 @@ def test_the_phases_change_only_as_the_table_says() -> None:
     hand = leading()
     assert hand.peer.controller is not None
     with pytest.raises(AssertionError, match="from training to fetching"):
-        hand.peer.controller._enter("fetching")
+        hand.peer.controller._tenure.enter("fetching")
 
 
 # ---------------------------------------------------------------------- runs
@@ -498,10 +501,10 @@ def test_the_first_lease_runs_from_the_election() -> None:  # C5
     hand.connect("b", "c")
     for peer in ("b", "c"):
         hand.hear(peer, presence(peer, election=1))
-    assert Controller(hand.peer._context, 1, hand.peer._election.begun_s)._has_lease()
+    assert Controller(hand.peer._context, 1, hand.peer._election.begun_s).has_lease
     hand.now_s += TIMING.lease_s + 0.1  # the process is stopped with the votes in its socket
     hand.hear("b", vote_for_a("b", 1))
-    assert hand.peer.role != "leading" or hand.peer.controller is None or not hand.peer.controller._has_lease()
+    assert hand.peer.role != "leading" or hand.peer.controller is None or not hand.peer.controller.has_lease
 
 
 def test_a_retained_document_of_another_session_is_said_again() -> None:  # M5

@@ -20,9 +20,9 @@ from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
+from edge_peer.protocol.controller import Controller
 from edge_peer.protocol.election import Election, choose
 from edge_peer.protocol.messages import Evaluation, Presence, Round, Start, Stop, Vote
-from edge_peer.protocol.rounds import Controller
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState

@@ -13,15 +13,20 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol import election as election_module
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
+from edge_peer.protocol.downlink import Downlink
 from edge_peer.protocol.election import Election, choose
+from edge_peer.protocol.ending import Ending
+from edge_peer.protocol.lease import Lease
 from edge_peer.protocol.memories import Memories
 from edge_peer.protocol.messages import Round, Vote
 from edge_peer.protocol.peer import Peer
-from edge_peer.protocol.rounds import Controller
-from edge_peer.protocol.run_settings import WHOLE
+from edge_peer.protocol.rounds import Rounds
+from edge_peer.protocol.run_settings import WHOLE, RunSettings
+from edge_peer.protocol.runs import Runs
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState
 from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
+from edge_peer.protocol.tenure import OPEN
 from edge_peer.protocol.topics import VOTE
 from edge_peer.protocol.training import Trainer
 from tests.sim.__main__ import failure
@@ -66,13 +71,13 @@ _step = Election.step
 _peer_init = Peer.__init__
 _handle = Peer.handle
 _best_controller = Peer._best_controller
-_open = Controller._open
+_open = Rounds._open
 _send = Trainer._send
 _emit = Context.emit
 _before = Memories.before
 _ask_for_model = Trainer._ask_for_model
-_publish_model = Controller._publish_model
-_publish_whole = Controller._publish_whole
+_send_model = Downlink.send
+_send_whole = Downlink._send_whole
 
 
 def _votes_twice(self: Election) -> bool:
@@ -121,8 +126,8 @@ def _counts_wrong_weights(self: Context, command: do.Command) -> None:
     _emit(self, command)
 
 
-def _takes_any_round(self: Controller, peer: str, offer: UpdateOffer) -> str:
-    return "" if self.phase == "training" and peer in self._opening.participants else "no round is open"
+def _takes_any_round(self: Rounds, peer: str, offer: UpdateOffer) -> str:
+    return "" if self._tenure.phase == OPEN and peer in self._tenure.opening.participants else "no round is open"
 
 
 def _saves_last(self: Peer, event: ev.Event, now_s: float) -> tuple[do.Command, ...]:
@@ -137,12 +142,12 @@ def _goes_back(self: Trainer, base: ModelRef) -> bool:
     return False
 
 
-_NOT_SUPERSEDED = ((Controller, "_is_superseded", lambda self: False),)
+_NOT_SUPERSEDED = ((Runs, "is_superseded", lambda self: False),)
 
 
-def _never_closes(self: Controller) -> None:
+def _never_closes(self: Rounds) -> None:
     _open(self)
-    self._deadline_s = float("inf")
+    self._tenure.deadline_s = float("inf")
 
 
 def _sends_once(self: Trainer, controller: str, document: Round, update: ev.TrainingDone) -> None:
@@ -180,14 +185,14 @@ def _tells_no_needs(self: Trainer, document: Round, base: ModelRef) -> None:
     _ask_for_model(self, replace(document, settings=replace(document.settings, downlink=WHOLE)), base)
 
 
-def _sends_every_model_whole(self: Controller) -> None:
+def _sends_every_model_whole(self: Downlink, base: ModelRef, settings: RunSettings) -> None:
     self._delta = None
-    _publish_model(self)
+    _send_model(self, base, settings)
 
 
-def _takes_over_without_the_model(self: Controller, base: ModelRef) -> None:
-    if base.term == self.term or base.round == 0:
-        _publish_whole(self, base)
+def _takes_over_without_the_model(self: Downlink, base: ModelRef) -> None:
+    if base.term == self._context.state.elected_term or base.round == 0:
+        _send_whole(self, base)
 
 
 #: A mutant must be caught within so many scenarios of its profile.
@@ -226,16 +231,16 @@ MUTANTS = (
     Mutant(
         "takes updates of other rounds",
         "that was made for",
-        Controller,
+        Rounds,
         "_not_for_this_round",
         _takes_any_round,
         "operator",
     ),
     Mutant("publishes before it saves", "its disk holds", Peer, "handle", _saves_last),
     Mutant("does not save its state", "its disk does not hold", Context, "save", _saves_no_state),
-    Mutant("commits without a lease", "has not answered", Controller, "_has_lease", lambda self: True, "hangs"),
+    Mutant("commits without a lease", "has not answered", Lease, "holds", property(lambda self: True), "hangs"),
     Mutant("goes back a round", "after round", Trainer, "_is_ahead", _goes_back, STORY, _NOT_SUPERSEDED),
-    Mutant("never closes a round", "without faults", Controller, "_open", _never_closes, "operator"),
+    Mutant("never closes a round", "without faults", Rounds, "_open", _never_closes, "operator"),
     Mutant("never sends an update again", "in vain", Trainer, "_send", _sends_once, "network"),
     Mutant(
         "goes on with a finished run",
@@ -262,25 +267,25 @@ MUTANTS = (
     Mutant(
         "does not answer who needs a model",
         "without faults",
-        Controller,
-        "_answer_needs",
-        lambda self: None,
+        Downlink,
+        "answer_needs",
+        lambda self, base: None,
         "crashes",
     ),
-    Mutant("sends every model whole", "nobody needs", Controller, "_publish_model", _sends_every_model_whole, "calm"),
+    Mutant("sends every model whole", "nobody needs", Downlink, "send", _sends_every_model_whole, "calm"),
     Mutant(
         "takes over without the model",
         "has not sent its model",
-        Controller,
-        "_publish_whole",
+        Downlink,
+        "_send_whole",
         _takes_over_without_the_model,
         "crashes",
     ),
     Mutant(
         "does not seek the final model",
         "has not its final model",
-        Controller,
-        "_seek_final_model",
+        Ending,
+        "_seek_model",
         lambda self, base: None,
         "network",
     ),
