@@ -1,0 +1,1 @@
+"""What a federation of n peers costs on one machine: `python -m bench.scale`."""

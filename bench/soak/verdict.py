@@ -1,0 +1,108 @@
+"""Whether anything has grown that should not have.
+
+Memory: the slope of a straight line through a process's resident memory over the rounds, by least squares, with the
+standard error of that slope. Samples that follow each other are alike, so the error counts only as many of them as
+would be worth the same if they were not (by the residuals' correlation from one sample to the next).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.soak.samples import GROWS, Samples, Series
+
+KIB = 1024
+#: An allocator and an interpreter take what they need in the first rounds, and once more in another role.
+WARM_ROUNDS = 100
+#: A slope of fewer rounds says nothing.
+ROUNDS_MIN = 400
+#: KiB a hundred rounds that may be there for sure, that is, less twice its error.
+SLOPE_KIB_MAX = 8.0
+#: Of what has a line for each round: bytes a round. A row of the CSV; a round in the log, for each peer in it.
+CSV_BYTES_MAX = 400
+LOG_BYTES_MAX = 600
+#: What does not grow by design may be so many times as large as early on, and so many bytes.
+FILE_TIMES_MAX = 1.5
+FILE_BYTES_MAX = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """KiB a hundred rounds, with twice the standard error."""
+
+    kib: float
+    error_kib: float
+    rounds: int
+
+
+def slope(series: Series) -> Slope | None:
+    """Of a process's resident memory; None: it was not watched for long enough."""
+    if not series.at:
+        return None
+    first = series.at[0] + WARM_ROUNDS
+    taken = [(at, it.rss_bytes / KIB) for at, it in zip(series.at, series.figures, strict=True) if at >= first]
+    if len(taken) < 10 or taken[-1][0] - taken[0][0] < ROUNDS_MIN:
+        return None
+    x = np.array([at for at, _ in taken], dtype=np.float64) / 100
+    y = np.array([rss for _, rss in taken], dtype=np.float64)
+    x -= x.mean()
+    kib = float(x @ (y - y.mean()) / (x @ x))
+    left = y - y.mean() - kib * x
+    total = float(left @ left)
+    alike = float(left[1:] @ left[:-1]) / total if total > 0 else 0.0
+    alike = min(max(alike, 0.0), 0.98)
+    worth = max(len(taken) * (1 - alike) / (1 + alike), 3.0)
+    error = math.sqrt(total / len(taken) / (worth - 2) * len(taken) / float(x @ x)) if total > 0 else 0.0
+    return Slope(kib, 2 * error, taken[-1][0] - taken[0][0])
+
+
+def thirds(values: Sequence[int]) -> tuple[int, int]:
+    """The usual value in the first and in the last third: a file that is open at this very moment is none."""
+    third = max(1, len(values) // 3)
+    return int(statistics.median_low(values[:third])), int(statistics.median_low(values[-third:]))
+
+
+def growth(points: Sequence[tuple[int, int]]) -> float:
+    """Bytes a round, from the first to the last sample."""
+    rounds = points[-1][0] - points[0][0]
+    return (points[-1][1] - points[0][1]) / rounds if rounds else 0.0
+
+
+def findings(samples: Samples, peers: int) -> list[str]:
+    """What has grown, each with its name."""
+    found = []
+    for series in samples.series:
+        it = slope(series)
+        who = f"{series.name} (process {series.pid})"
+        if it is not None and it.kib - it.error_kib > SLOPE_KIB_MAX:
+            found.append(
+                f"{who}: memory grows by {it.kib:.1f} KiB (+- {it.error_kib:.1f}) a hundred rounds, "
+                f"over {it.rounds} rounds"
+            )
+        for what in ("descriptors", "threads"):
+            early, late = thirds([int(getattr(figures, what)) for figures in series.figures])
+            if late > early:
+                found.append(f"{who}: {what} from {early} to {late}")
+    for name, kinds in samples.files.items():
+        for kind, points in kinds.items():
+            found += _file_findings(name, kind, points, peers)
+    return found
+
+
+def _file_findings(name: str, kind: str, points: Sequence[tuple[int, int]], peers: int) -> list[str]:
+    if kind in GROWS:
+        allowed = CSV_BYTES_MAX if kind == GROWS[0] else LOG_BYTES_MAX * peers
+        rate = growth(points)
+        if rate > allowed:
+            return [f"{name}: {kind} grows by {rate:.0f} bytes a round, more than {allowed}"]
+        return []
+    early = max(size for _, size in points[: max(1, len(points) // 3)])
+    late = max(size for _, size in points)
+    if late > FILE_TIMES_MAX * early and late > FILE_BYTES_MAX:
+        return [f"{name}: {kind} was {early} bytes at most in the first third, {late} later"]
+    return []
