@@ -5,16 +5,31 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.chaos import document as document_
 from tests.chaos.checker import CHECKS, accuracy_findings, findings
-from tests.chaos.outcome import recovery_s, runs_lost, table, updates_lost
+from tests.chaos.losses import LATE, LEFT_OUT, LOST, missed
+from tests.chaos.outcome import BETWEEN, COLUMNS, recovery_s, runs_lost, table, write
 from tests.chaos.play import PLAY, WITNESS, End, Injection, Played
 from tests.chaos.records import Line, Records, read
-from tests.chaos.schedule import ALONE, CONTROLLER, KILL_CONTROLLER, KINDS, LOSS, MEMORY_LIMIT, TRAINER, draw
+from tests.chaos.schedule import (
+    ALONE,
+    CONTROLLER,
+    KILL_CONTROLLER,
+    KILL_TRAINER,
+    KINDS,
+    LATENCY,
+    LOSS,
+    MEMORY_LIMIT,
+    TRAINER,
+    draw,
+)
 
 PEERS = ["a", "b", "c"]
 ROUNDS = 4
@@ -47,8 +62,8 @@ def leader(round_: int) -> str:
 
 
 def good() -> Records:
-    """Four rounds of three peers, of which `a` is killed in the third and comes back in the fourth."""
-    kill = Injection(KILL_CONTROLLER, "a", RUN, 3, 2.5, 2.8, 3.4)
+    """Four rounds of three peers, of which `a` is killed in the third, comes back in it, and is in the fourth."""
+    kill = Injection(KILL_CONTROLLER, "a", RUN, 3, 2.05, 2.3, 3.2)
     end = End(RUN, 1, ROUNDS, "reached 4 rounds", dict.fromkeys(PEERS, (0.8, 100)))
     records = Records(Played(list(PEERS), ROUNDS, [kill], [end]))
     records.lines.append({"event": "started", "run_id": RUN, "peer": "a", "term": 1, "at_s": 0.0})
@@ -58,30 +73,32 @@ def good() -> Records:
         accepted = {peer: {"digest": update(peer, round_), "loss": loss(peer, round_)} for peer in who}
         records.seen += [
             seen(
-                round_ - 0.5,
+                round_ - 0.9,
                 leader(round_),
                 "round",
                 run_id=RUN,
                 term=term(round_),
                 session=f"session of {leader(round_)}",
                 state="training",
+                round=round_,
                 base=base(round_ - 1),
                 accepted={},
             ),
             *(
                 seen(
-                    round_ - 0.1,
+                    round_ - 0.7,
                     peer,
                     "update",
                     digest=update(peer, round_),
                     run_id=RUN,
+                    term=term(round_),
                     round=round_,
                     base=f"model {round_ - 1}",
                 )
                 for peer in who
                 if peer != leader(round_)
             ),
-            *(seen(round_, peer, "presence", online=True, newest=base(round_)) for peer in who),
+            *(seen(round_, peer, "presence", online=True, train=True, newest=base(round_)) for peer in who),
         ]
         records.lines.append(
             {
@@ -99,11 +116,13 @@ def good() -> Records:
             row = {"round": str(round_), "examples": "10", "train_loss": f"{loss(peer, round_):.6g}"}
             records.rows.setdefault((peer, RUN), []).append(row)
     records.seen += [seen(0.1, peer, "vote", term=1, candidate="a") for peer in PEERS]
-    records.seen += [seen(2.6, peer, "vote", term=2, candidate="b") for peer in "bc"]
+    records.seen += [seen(2.06, peer, "vote", term=2, candidate="b") for peer in "bc"]
+    records.seen.append(seen(2.4, "a", "presence", online=True, train=True, newest=base(2)))
     last = {"run_id": RUN, "term": 2, "session": "session of b"}
-    records.seen.append(seen(4.1, "b", "round", state="finished", base=base(ROUNDS), accepted={}, **last))
+    records.seen.append(seen(4.1, "b", "round", state="finished", round=ROUNDS, base=base(ROUNDS), accepted={}, **last))
     finished = {"event": "finished", "round": ROUNDS, "sha256": f"model {ROUNDS}", "at_s": 4.1}
     records.lines.append({"run_id": RUN, "term": 2, "peer": "b", **finished})
+    records.seen.sort(key=lambda it: it["at_s"])
     return records
 
 
@@ -145,7 +164,7 @@ def another_model_published(records: Records) -> None:
 
 
 def peer_goes_back(records: Records) -> None:
-    records.seen.append(seen(4.2, "c", "presence", online=True, newest=base(2)))
+    records.seen.append(seen(4.2, "c", "presence", online=True, train=True, newest=base(2)))
 
 
 def controller_goes_back(records: Records) -> None:
@@ -205,6 +224,15 @@ def too_few_rounds(records: Records) -> None:
     records.played.rounds = ROUNDS + 1
 
 
+def update_lost(records: Records) -> None:
+    del commit(records, 2)["accepted"]["c"]
+
+
+def left_out(records: Records) -> None:
+    update_lost(records)
+    records.seen = [it for it in records.seen if it["document"].get("digest") != update("c", 2)]
+
+
 def row_missing(records: Records) -> None:
     del records.rows["c", RUN][1]
 
@@ -246,6 +274,8 @@ TAMPERING: dict[Callable[[Records], None], str] = {
     no_end: "runs_end",
     round_not_in_the_model: "runs_end",
     too_few_rounds: "runs_end",
+    update_lost: "nothing_is_lost",
+    left_out: "nobody_is_left_out",
     row_missing: "csvs_are_complete",
     never_recovered: "recovers_soon",
     ended: "nobody_stops",
@@ -284,18 +314,78 @@ def test_what_rules_allow_is_not_found() -> None:
     assert findings(records) == []
 
 
-def test_recovery_is_the_next_commit_and_lost_updates_are_those_in_no_model() -> None:
+def test_recovery_is_the_next_commit_and_everything_is_put_down_to_a_fault() -> None:
     records = good()
-    assert recovery_s(records, records.played.injections[0]) == 0.5
-    assert updates_lost(records) == {}
-    document(records, "round", 2)["accepted"] = {"a": update("a", 3)}
-    assert list(updates_lost(records)) == [(RUN, update("a", 3))]
-    row = {"fault": KILL_CONTROLLER, "times": 1, "recoveries": 1, "median s": 0.5, "worst s": 0.5}
-    assert table(records) == [{**row, "updates lost": 1, "runs lost": 0}]
+    assert recovery_s(records, records.played.injections[0]) == pytest.approx(0.95)
+    row = {"fault": KILL_CONTROLLER, "times": 1, "recoveries": 1, "median s": 0.95, "worst s": 0.95}
+    assert table(records) == [{**row, "updates late": 1, "updates lost": 0, "runs lost": 0}]
+    # Of a peer to which nothing was done; the killed one was in reach before and after.
+    del commit(records, 3)["accepted"]["c"]
+    assert table(records) == [{**row, "updates late": 1, "updates lost": 1, "runs lost": 0}]
+    records = good()
+    del commit(records, 1)["accepted"]["c"]
+    assert table(records)[1]["fault"] == BETWEEN
+    assert table(records)[1]["updates lost"] == 1
+    records = good()
     records.lines.pop()
     assert list(runs_lost(records)) == [RUN]
     late = Injection(LOSS, "c", RUN, 4, 4.05, 4.1, 4.2)
     assert recovery_s(records, late) is None
+
+
+def kinds(records: Records) -> dict[tuple[str, int], str]:
+    return {(it.peer, it.round): it.what for it in missed(records)}
+
+
+def test_late_is_who_was_kept_away_for_a_part_of_the_round() -> None:
+    records = good()
+    assert kinds(records) == {("a", 3): LATE}
+    # It is heard again before the round is opened: then it must be in it.
+    (kill,) = records.played.injections
+    records.played.injections[0] = replace(kill, begun_s=1.0, ended_s=1.2, whole_s=1.5)
+    assert kinds(records) == {("a", 3): LEFT_OUT}
+
+
+def test_what_a_controller_had_accepted_of_itself_is_late_when_it_dies_and_lost_when_it_lives() -> None:
+    records = good()
+    records.seen.append(
+        seen(2.02, "a", "round", **{**document(records, "round", 1), "round": 3, "accepted": {"a": "x"}})
+    )
+    assert kinds(records) == {("a", 3): LATE}
+    records.played.injections.clear()
+    assert kinds(records) == {("a", 3): LOST}
+
+
+@pytest.mark.parametrize("taken_s", [2.02, 2.3])
+def test_an_update_that_the_broker_has_of_a_peer_that_stays_is_lost_whoever_closes_the_round(taken_s: float) -> None:
+    records = good()
+    del commit(records, 3)["accepted"]["c"]
+    offer = next(it for it in records.seen if it["document"].get("digest") == update("c", 3))
+    offer["at_s"], offer["document"]["term"] = taken_s, 1 if taken_s < 2.05 else 2
+    assert kinds(records)["c", 3] == LOST
+
+
+def test_an_update_whose_peer_dies_is_lost_if_its_controller_lives_and_late_if_that_dies_too() -> None:
+    records = good()
+    del commit(records, 3)["accepted"]["c"]
+    offer = next(it for it in records.seen if it["document"].get("digest") == update("c", 3))
+    records.played.injections.append(Injection(KILL_TRAINER, "c", RUN, 3, 2.35, 3.1, 3.2))
+    assert kinds(records)["c", 3] == LOST
+    # The controller that had it was killed, and so was the peer: nobody had it any more.
+    offer["at_s"], offer["document"]["term"] = 2.02, 1
+    assert kinds(records)["c", 3] == LATE
+
+
+def test_an_update_that_is_on_its_way_when_the_round_closes_is_late() -> None:
+    records = good()
+    back = {**document(records, "update", 0), "digest": update("a", 3), "round": 3, "term": 2, "base": "model 2"}
+    records.seen.append(seen(2.8, "a", "update", **back))
+    assert kinds(records) == {("a", 3): LATE}
+    records.seen[-1]["at_s"] = 2.45
+    assert kinds(records) == {("a", 3): LOST}
+    # Its controller's cable is slow.
+    records.played.injections.append(Injection(LATENCY, "b", RUN, 3, 2.0, 2.9, 3.2))
+    assert kinds(records) == {("a", 3): LATE}
 
 
 def test_accuracy_is_compared_over_the_peers_that_have_reported_both() -> None:
@@ -344,3 +434,43 @@ def test_reads_what_a_fleet_has_left(tmp_path: Path) -> None:
     assert (again.seen, again.rows) == (records.seen, records.rows)
     assert again.chain(RUN) == records.chain(RUN)
     assert findings(again) == []
+
+
+# ---------------------------------------------------------------------- the table in docs/guarantees.md
+
+
+def result(tmp_path: Path) -> dict[str, Any]:
+    records = good()
+    more = {"seed": 2, "peers": 3, "minutes": 10.0, "means": {LATENCY: "a slow cable"}, "left_out": {}, "findings": []}
+    replayed = {"replayed": {"rounds": ROUNDS, "recomputed": 3}}
+    write(
+        tmp_path / "chaos.json", "title", table(records), records.played.ends, records.played.ends[0], more | replayed
+    )
+    it: dict[str, Any] = json.loads((tmp_path / "chaos.json").read_text())
+    return it
+
+
+def test_a_result_is_put_between_the_marks(tmp_path: Path) -> None:
+    path = tmp_path / "guarantees.md"
+    path.write_text("before\n<!-- chaos -->\nold\n<!-- end of chaos -->\nafter\n")
+    document_.write(result(tmp_path), path)
+    assert path.read_text().startswith(
+        "before\n<!-- chaos -->\n`make chaos MINUTES=10 SEED=2 PEERS=3` gave this: 1 faults"
+    )
+    assert path.read_text().endswith("|\n<!-- end of chaos -->\nafter\n")
+    text, (row,) = document_.read(path)
+    assert "made 3 of 4 rounds' models again" in " ".join(text.split())
+    assert row == dict(zip(COLUMNS, (KILL_CONTROLLER, "1", "1", "0.95", "0.95", "1", "0", "0"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"findings": ["one"]}, "the checker found 1, first: one"),
+        ({"left_out": {LOSS: "no nft"}}, "this machine does not allow loss"),
+        ({"minutes": None}, "bounded by steps"),
+    ],
+)
+def test_what_is_no_guarantee_is_not_documented(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        document_.block({**result(tmp_path), **changed})

@@ -8,6 +8,7 @@ final accuracy is compared with the undisturbed one's.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import sys
@@ -23,7 +24,8 @@ from data_shards.errors import DataError
 from edge_peer.errors import EdgePeerError
 from edge_peer.operator.broker import require_mosquitto
 from edge_peer.operator.fleet import Tables
-from tests.chaos import schedule
+from edge_peer.trainers.artifacts import load_artifacts
+from tests.chaos import document, schedule
 from tests.chaos.checker import accuracies, accuracy_findings, findings
 from tests.chaos.machine import isolate
 from tests.chaos.memory import Memory
@@ -31,7 +33,9 @@ from tests.chaos.network import Network
 from tests.chaos.outcome import show, table, write
 from tests.chaos.play import playing
 from tests.chaos.records import Records, read
+from tests.chaos.replay import replay
 from tests.chaos.schedule import draw
+from tests.live.harness import ARTIFACTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA_EXAMPLES = 60_000
@@ -57,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--folder", type=Path, default=ROOT / "build/chaos", help="for what is left of a failing one")
     it.add_argument("--keep", action="store_true", help="keep what is left of one that does not fail, too")
     it.add_argument("--check", type=Path, metavar="FOLDER", help="only check what a failing one has left")
+    it.add_argument(
+        "--document", action="store_true", help="only write the table of docs/guarantees.md, of what --out names"
+    )
     return it
 
 
@@ -97,6 +104,8 @@ class Chaos:
         self._peers = [f"peer{number}" for number in range(1, options.peers + 1)]
         stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         self.folder: Path = options.folder / f"{stamp}-seed{options.seed}"
+        #: How faults are made where there is more than one way.
+        self._means: dict[str, str] = {}
 
     def run(self) -> int:
         """Play, check, report; returns how many findings there are."""
@@ -126,9 +135,11 @@ class Chaos:
     def _tell_limits(self, network: Network | None, memory: Memory, out: dict[str, str]) -> None:
         for kind, because in out.items():
             self._say(f"left out: {kind}: {because}")
-        if network is not None and not network.delays:
-            self._say("latency: by little bandwidth, this kernel has no netem")
-        self._say(f"memory limit: {'a control group' if memory.by_group else 'address space (RLIMIT_AS)'}")
+        if network is not None and network.slows:
+            self._means[schedule.LATENCY] = network.how_slow
+        self._means[schedule.MEMORY_LIMIT] = memory.how
+        for kind, how in self._means.items():
+            self._say(f"{kind}: {how}")
 
     def _play(
         self, program: str, shards: Path, kinds: list[str], network: Network | None, memory: Memory
@@ -164,6 +175,8 @@ class Chaos:
         found += findings(rough)
         rows = table(rough)
         ends = rough.played.ends
+        replayed = replay(self.folder / "disturbed", rough, load_artifacts(ARTIFACTS))
+        found += replayed.findings
         bound = f"{options.minutes:g} minutes" if options.steps is None else f"{options.steps} times"
         title = f"Faults on {options.peers} peers and their broker, {bound}, seed {options.seed}"
         show(title, rows)
@@ -173,18 +186,45 @@ class Chaos:
             for end in ends:
                 own, other = accuracies(end, undisturbed)
                 print(f"run {end.run_id}: accuracy {own:.4f}, undisturbed {other:.4f}")
-            more = {"seed": options.seed, "left_out": out, "findings": found}
+            print(f"{replayed.recomputed} of {replayed.rounds} rounds' models made again of their updates")
+            more = {
+                "seed": options.seed,
+                "peers": options.peers,
+                "minutes": options.minutes if options.steps is None else None,
+                "steps": options.steps,
+                "means": self._means,
+                "left_out": out,
+                "replayed": {"rounds": replayed.rounds, "recomputed": replayed.recomputed},
+                "findings": found,
+            }
             write(options.out, title, rows, ends, undisturbed, more)
         for finding in found:
             print(f"FOUND {finding}")
         return len(found)
 
 
+def write_document(path: Path) -> int:
+    """Put the result that is in a file into docs/guarantees.md; returns the exit code."""
+    try:
+        document.write(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        print(f"chaos: {path} is missing: `make chaos` writes it", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"chaos: {path} is nothing to document: {error}", file=sys.stderr)
+        return 2
+    print(f"{document.DOCUMENT.relative_to(ROOT)} has the table of {path}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
     options = parser().parse_args(arguments)
+    if options.document:
+        return write_document(options.out)
     if options.check is not None:
-        found = findings(read(options.check / "disturbed"))
+        records = read(options.check / "disturbed")
+        found = findings(records) + replay(options.check / "disturbed", records, load_artifacts(ARTIFACTS)).findings
         print("\n".join(found) or "nothing found")
         return 1 if found else 0
 

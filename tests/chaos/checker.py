@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from tests.chaos.losses import LEFT_OUT, LOST, missed
 from tests.chaos.play import End
 from tests.chaos.records import Line, Records
 from tests.chaos.schedule import ALL, MEMORY_LIMIT
@@ -149,6 +150,20 @@ def runs_end(records: Records) -> Iterator[str]:
             yield f"run {run_id} ended after round {end['round']} of {records.played.rounds}; in its model are {rounds}"
 
 
+def nothing_is_lost(records: Records) -> Iterator[str]:
+    """What the broker has taken or a controller accepted is in the model; see `tests.chaos.losses`."""
+    for it in missed(records):
+        if it.what == LOST:
+            yield f"the update of {it} is lost"
+
+
+def nobody_is_left_out(records: Records) -> Iterator[str]:
+    """R1, R4: who is not kept away by a fault is in the round."""
+    for it in missed(records):
+        if it.what == LEFT_OUT:
+            yield f"{it} is not in the model, though nothing kept it away"
+
+
 def csvs_are_complete(records: Records) -> Iterator[str]:
     """Whoever was there has a row: its updates are in the rounds before and after, and nothing was done to it."""
     for run_id in records.runs():
@@ -197,6 +212,8 @@ CHECKS: tuple[Check, ...] = (
     counted_once,
     counted_where_made,
     runs_end,
+    nothing_is_lost,
+    nobody_is_left_out,
     csvs_are_complete,
     recovers_soon,
     nobody_stops,

@@ -47,6 +47,13 @@ class Memory:
         """Whether it is a control group's limit."""
         return bool(self._groups)
 
+    @property
+    def how(self) -> str:
+        """What the limit is."""
+        if self.by_group:
+            return f"{LIMIT_BYTES // 10**6} MB for its control group"
+        return f"{SPACE_BYTES // 10**6} MB of address space (RLIMIT_AS)"
+
     def enter(self, peer: str) -> str:
         """A shell command with which a process comes under the peer's limit."""
         if self._groups:

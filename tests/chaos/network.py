@@ -52,6 +52,11 @@ class Network:
         if self.loses:
             run("nft", "delete", "table", "netdev", f"loss-{probe}")
 
+    @property
+    def how_slow(self) -> str:
+        """What a slow cable is like."""
+        return f"{DELAY} more each way (netem)" if self.delays else f"{RATE} each way (tbf, for want of netem)"
+
     def enter(self, peer: str) -> str:
         """What a command begins with that is to run in the peer's network."""
         return f"nsenter --net=/proc/{self._holders[peer].pid}/ns/net"

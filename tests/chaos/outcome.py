@@ -1,4 +1,4 @@
-"""What the faults have cost, by kind: recovery times, updates and runs lost; a table and JSON."""
+"""What the faults have cost, by kind: recovery times, updates late and lost, runs lost; a table and JSON."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import json
 import os
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_peer.shell.store import write_atomically
 from tests.chaos.checker import accuracies
+from tests.chaos.losses import LATE, LOST, cause, missed
 from tests.chaos.play import End, Injection
 from tests.chaos.records import Records
 
-COLUMNS = ("fault", "times", "recoveries", "median s", "worst s", "updates lost", "runs lost")
+COLUMNS = ("fault", "times", "recoveries", "median s", "worst s", "updates late", "updates lost", "runs lost")
 BETWEEN = "(between faults)"
 
 
@@ -25,26 +27,6 @@ def recovery_s(records: Records, injection: Injection) -> float | None:
     return min(after) - injection.begun_s if after else None
 
 
-def updates_lost(records: Records) -> dict[tuple[str, str], float]:
-    """(run, digest) -> when it was accepted, of updates that a controller has accepted and no final model has in it."""
-    accepted: dict[tuple[str, str], float] = {}
-    for line in records.lines:
-        if line["event"] == "committed":
-            for it in line["accepted"].values():
-                accepted.setdefault((line["run_id"], it["digest"]), line["at_s"])
-    for it in records.seen:
-        if it["kind"] == "round" and it["document"] is not None and it["document"]["state"] == "training":
-            for digest in it["document"]["accepted"].values():
-                accepted.setdefault((it["document"]["run_id"], digest), it["at_s"])
-    counted = {
-        (run_id, it["digest"])
-        for run_id in records.runs()
-        for line in records.chain(run_id)
-        for it in line["accepted"].values()
-    }
-    return {key: at_s for key, at_s in accepted.items() if key not in counted}
-
-
 def runs_lost(records: Records) -> dict[str, float]:
     """Run -> when its last model was committed, of runs that have models and no end."""
     lost = [run_id for run_id in records.runs() if records.end(run_id) is None and records.committed(run_id)]
@@ -52,33 +34,35 @@ def runs_lost(records: Records) -> dict[str, float]:
 
 
 def table(records: Records) -> list[dict[str, Any]]:
-    """A row a kind. What was lost while a fault was on, or before all were back, is put down to it."""
+    """A row a kind; what was missed or lost is put down to the fault that was on, of the same peer if there was one."""
     injections = records.played.injections
+    blamed: dict[str, Counter[str]] = {what: Counter() for what in (LOST, LATE)}
+    for it in missed(records):
+        if it.what in blamed:
+            blamed[it.what][_kind(cause(records, it.peer, it.closed_s))] += 1
+    runs = Counter(_kind(cause(records, None, at_s)) for at_s in runs_lost(records).values())
     kinds = sorted({it.kind for it in injections})
-    updates = [_cause(injections, at_s) for at_s in updates_lost(records).values()]
-    runs = [_cause(injections, at_s) for at_s in runs_lost(records).values()]
+    elsewhere = BETWEEN in runs.keys() | blamed[LOST].keys() | blamed[LATE].keys()
     rows = []
-    for kind in [*kinds, *([BETWEEN] if BETWEEN in (*updates, *runs) else [])]:
+    for kind in [*kinds, *([BETWEEN] if elsewhere else [])]:
         mine = [it for it in injections if it.kind == kind]
         times = [it for it in (recovery_s(records, it) for it in mine) if it is not None]
-        rows.append(
-            {
-                "fault": kind,
-                "times": len(mine),
-                "recoveries": len(times),
-                "median s": round(statistics.median(times), 2) if times else None,
-                "worst s": round(max(times), 2) if times else None,
-                "updates lost": updates.count(kind),
-                "runs lost": runs.count(kind),
-            }
+        values = (
+            kind,
+            len(mine),
+            len(times),
+            round(statistics.median(times), 2) if times else None,
+            round(max(times), 2) if times else None,
+            blamed[LATE][kind],
+            blamed[LOST][kind],
+            runs[kind],
         )
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
-def _cause(injections: Sequence[Injection], at_s: float) -> str:
-    # A round that was open when the fault began was accepted before it.
-    near = [it for it in injections if it.begun_s - 1 <= at_s <= it.whole_s]
-    return near[0].kind if near else BETWEEN
+def _kind(injection: Injection | None) -> str:
+    return injection.kind if injection is not None else BETWEEN
 
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:

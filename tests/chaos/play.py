@@ -29,6 +29,8 @@ from tests.live.harness import FEDERATION, Live
 RECOVERY_S = 60.0
 KEEPALIVE_S = 2
 LEASE_S = 2.0
+#: Of updates on the small disk.
+KEPT_BYTES = 3_000_000
 PLAY = "play.json"
 WITNESS = "witness.jsonl"
 #: Short times, so that many faults fit into a minute; the proportions are those of the defaults.
@@ -156,13 +158,16 @@ class Play:
         what = " and ".join(f"{fault.kind} ({victim})" for fault, victim, _ in begun)
         self._say(f"round {document.round}: {what}")
         ended = []
-        for fault, victim, begun_s in sorted(begun, key=lambda it: it[0].leases):
+        # A stale controller last: nobody leads in its place before the quorum is there that another fault takes away.
+        for fault, victim, begun_s in sorted(begun, key=lambda it: (it[0].kind == STALE_CONTROLLER, it[0].leases)):
             time.sleep(max(0.0, begun_s + fault.leases * LEASE_S - time.time()))
             if fault.kind == STALE_CONTROLLER:
                 self._wait_overtaken(document)
             note = self._hand.end(fault, victim)
             ended.append((fault, victim, begun_s, time.time(), note))
-        self._wait_whole(document.round + 1, document.run_id)
+        # Of a round that was opened before this, the document still names whoever was in it then.
+        now = self._latest() or document
+        self._wait_whole(now.round + 1, now.run_id)
         whole_s = time.time()
         for fault, victim, begun_s, ended_s, note in ended:
             it = Injection(fault.kind, victim, str(document.run_id), document.round, begun_s, ended_s, whole_s, note)
@@ -170,6 +175,11 @@ class Play:
         notes = [f"{victim}: {note}" for _, victim, _, _, note in ended if note]
         self._say(f"all are back{'; ' if notes else ''}{', '.join(notes)}")
         self.played.write(self._folder)
+
+    def _latest(self) -> Round | None:
+        """The controller's document, after all that has come until now; None: there is no controller."""
+        self._live.catch_up()
+        return self._live.federation.round
 
     def _wait_inside(self, document: Round, seconds: float) -> Round:
         """Until that time has passed; it goes on looking, because the run may be over meanwhile."""
@@ -197,7 +207,7 @@ class Play:
             if run_id not in (None, it.run_id):
                 return True
             if it.state == FINISHED:
-                return it.complete
+                return it.complete and self._live.federation.online == sorted(self._live.peers)
             return it.state == TRAINING and it.round >= round_ and set(it.participants) == set(self._live.peers)
 
         return self._live.wait(whole, f"all take part in round {round_} or a later one", RECOVERY_S)
@@ -268,8 +278,11 @@ def playing(
     play = Play(folder, live, hand, int(run["run"]["rounds_max"]), say)
     try:
         hand.mount_disk()
-        # The small disk has less free than what a peer asks for by default.
-        live.configure(**{peer: {"peer": {"disk_free_bytes_min": 0}} for peer in peers})
+        own: dict[str, Any] = {peer: {"peer": {"keep_updates": True}} for peer in peers}
+        if disk:
+            # It has less free than what a peer asks for by default, and no room for the updates of many runs.
+            own[peers[-1]]["peer"] |= {"disk_free_bytes_min": 0, "keep_updates_bytes_max": KEPT_BYTES}
+        live.configure(**own)
         for peer in peers:
             hand.start(peer)
         live.watch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "models/artifacts/image_cnn"
 FEDERATION = "live"
 TIMEOUT_S = 60.0
+#: When nothing comes for this long, all is here that was sent until now.
+QUIET_S = 0.1
 
 
 class Live:
@@ -46,6 +49,8 @@ class Live:
         self.federation = Federation()
         #: Every document that came, in order.
         self.seen: list[tuple[str, str, Document | None]] = []
+        #: Came, and not looked at yet: who waits for one document must not lose those that came with it.
+        self._come: deque[tuple[str, str, Document | None]] = deque()
         self._session: Session | None = None
 
     def configure(self, **own: Tables) -> None:
@@ -61,6 +66,7 @@ class Live:
     def watch(self) -> None:
         """(Re)connect to the broker as an onlooker."""
         self.close()
+        self._come.clear()
         self.federation = Federation()
         self._session = Session(BrokerSection(host=HOST, port=self.broker.port), FEDERATION, "onlooker").__enter__()
         self._session.subscribe(WATCHED)
@@ -83,14 +89,29 @@ class Live:
             if left_s <= 0 or ended:
                 logs = "\n".join(f"--- {peer}\n{self.fleet.last_lines(peer)}" for peer in self.fleet.processes)
                 raise AssertionError(f"not within {timeout_s:g} s: {what}; {self.federation.round}\n{logs}")
-            for document in self._session.take(min(left_s, 1.0)):
-                self.seen.append(document)
-                self.federation.take(*document)
-                if condition(self.federation.round):
-                    break
+            if not self._come:
+                self._come.extend(self._session.take(min(left_s, 1.0)))
+            if self._come:
+                self._take_next()
         document = self.federation.round
         assert document is not None or self.federation.controller is None
         return document  # type: ignore[return-value]
+
+    def _take_next(self) -> None:
+        document = self._come.popleft()
+        self.seen.append(document)
+        self.federation.take(*document)
+
+    def catch_up(self) -> None:
+        """Look at all that has come until now."""
+        if self._session is None:
+            self.watch()
+        assert self._session is not None
+        self._come.extend(self._session.take(QUIET_S))
+        while self._come:
+            self._take_next()
+            if not self._come:
+                self._come.extend(self._session.take(QUIET_S))
 
     def wait_round(self, number: int) -> Round:
         """Until round `number` or a later one is being trained."""
