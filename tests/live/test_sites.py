@@ -1,0 +1,123 @@
+"""Federations over several bridged Mosquittos, by the configuration that `edge_peer.operator.sites` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_peer.errors import BrokerError
+from edge_peer.operator.fleet import Tables, merge
+from edge_peer.operator.session import Session
+from edge_peer.protocol.messages import FINISHED, Round, Start, Stop
+from edge_peer.protocol.topics import START, STOP
+from tests.live.harness import FEDERATION
+from tests.live.sites import OPERATOR, SOON, Sites
+
+pytestmark = pytest.mark.live
+TWO = {"north": ["peer1", "peer2", "peer3"], "south": ["peer4", "peer5"]}
+THREE = {"north": ["peer1", "peer2"], "south": ["peer3", "peer4"], "west": ["peer5", "peer6"]}
+#: A peer that leads while it can.
+LEADS = {"peer": {"priority": 500_000.0}}
+Make = Callable[..., Sites]
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sites") / "pki"
+
+
+@pytest.fixture
+def sites(tmp_path: Path, pki: Path, small: Path) -> Iterator[Make]:
+    made: list[Sites] = []
+
+    def make(peers: dict[str, list[str]], common: Tables, **own: Tables) -> Sites:
+        it = Sites(tmp_path, pki, small, peers, merge(SOON, common), **own)
+        made.append(it)
+        it.start()
+        return it
+
+    yield make
+    for it in made:
+        it.stop()
+
+
+def finished(it: Sites) -> Round:
+    """The end of the run, the same at every site, and on every peer's disk."""
+    ends = [
+        it.wait(site, lambda _, doc: doc.state == FINISHED and doc.complete, "the run's end") for site in it.brokers
+    ]
+    assert {end.base for end in ends} == {ends[0].base}
+    assert set(ends[0].reports) == set(it.live.peers)
+    for site in it.brokers:
+        it.wait(
+            site,
+            lambda federation, doc: all(
+                federation.presences[peer].newest == doc.base and federation.presences[peer].online
+                for peer in it.live.peers
+            ),
+            "everybody holds the final model",
+        )
+    return ends[0]
+
+
+@pytest.mark.parametrize("peers", [TWO, THREE], ids=["two", "three"])
+def test_a_federation_over_sites_trains_and_ends_with_one_model(sites: Make, peers: dict[str, list[str]]) -> None:
+    it = sites(peers, {"run": {"rounds_max": 5}})
+    it.live.start()
+    end = finished(it)
+    it.live.stop()
+    assert end.reason == "reached 5 rounds"
+    lines = it.live.committed(str(end.run_id))
+    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
+    assert all(set(line["accepted"]) == set(it.live.peers) for line in lines), "everybody trains in every round"
+    assert not it.findings()
+
+
+def writes(it: Sites, site: str, certificate: str, name: str) -> bool:
+    """Whether a site's broker lets the owner of a certificate write under a name."""
+    with Session(it.section(site, certificate), FEDERATION, name) as session:
+        try:
+            session.publish(START, Start(0))
+        except BrokerError:
+            return False
+        session.publish(START, None)
+        return True
+
+
+def test_everybody_writes_at_the_own_site_alone_and_a_bridge_for_its_own_site_alone(sites: Make) -> None:
+    it = sites(TWO, {})
+    for site, certificate, name, may in (
+        ("north", "peer1", "peer1", True),
+        ("north", "peer1", "peer2", False),
+        ("south", "peer1", "peer1", False),
+        ("south", "peer4", "peer4", True),
+        ("north", "peer4", "peer4", False),
+        ("north", OPERATOR, OPERATOR, True),
+        ("south", OPERATOR, OPERATOR, False),
+        ("north", "bridge.south", "peer4", True),
+        ("north", "bridge.south", "peer1", False),
+        ("north", "bridge.south", OPERATOR, False),
+        ("south", "bridge.south", "peer4", False),
+    ):
+        assert writes(it, site, certificate, name) == may, (site, certificate, name)
+
+
+def test_a_death_at_one_site_is_heard_at_the_other_and_a_stop_too(sites: Make) -> None:
+    it = sites(TWO, {"run": {"rounds_max": 100_000}}, peer4=LEADS)
+    it.live.start()
+    before = it.wait("north", lambda there, doc: doc.round >= 3 and there.controller == "peer4", "peer4 leads")
+    # The hub tells of the death of a leaf's peer, which leads, and the leaf of one of the hub's.
+    it.live.fleet.kill("peer4")
+    after = it.wait("north", lambda _, doc: doc.term > before.term and doc.round > before.round, "the next one leads")
+    assert after.missing["peer4"] == "offline"
+    it.live.fleet.kill("peer1")
+    it.wait("south", lambda there, doc: "peer1" not in there.online and doc.round > after.round, "peer1 is missed")
+    it.live.start("peer1", "peer4")
+    back = it.wait("south", lambda _, doc: {"peer1", "peer4"} <= set(doc.participants), "both are back")
+    it.say("north", STOP, Stop(str(back.run_id), "enough"))
+    end = finished(it)
+    it.live.stop()
+    assert end.reason == "stopped by operator: enough"
+    assert not it.findings()
