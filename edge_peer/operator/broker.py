@@ -13,9 +13,12 @@ from pathlib import Path
 
 from edge_peer.errors import BrokerError, ResourceError
 from edge_peer.operator import processes
+from edge_peer.operator.dashboard.site import LISTENER, write_site
 
 HOST = "127.0.0.1"
 START_S = 10.0
+#: Folder beside the broker's configuration with the live page, where there is one.
+DASHBOARD = "dashboard"
 #: A change of user would take away the kernel's promise to end it with its parent.
 STAY_ROOT = "user root\n"
 #: A free port can be taken by somebody else before Mosquitto has it.
@@ -92,15 +95,26 @@ class LocalBroker:
         program: Path of Mosquitto.
         packet_bytes_max: Largest message that it takes.
         more: Further lines of its configuration.
+        dashboard: The federation whose live page it also serves, to be read only; None: no page.
     """
 
-    def __init__(self, folder: Path, program: str, packet_bytes_max: int = 16 * 1024 * 1024, more: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: str,
+        packet_bytes_max: int = 16 * 1024 * 1024,
+        more: str = "",
+        dashboard: str | None = None,
+    ) -> None:
         self._folder = folder
         self._program = program
         self._packet_bytes_max = packet_bytes_max
         self._more = more
+        self._dashboard = dashboard
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        #: Of the live page; 0: there is none.
+        self.page_port = 0
 
     @property
     def pid(self) -> int:
@@ -119,16 +133,9 @@ class LocalBroker:
         for _ in range(1 if again else PORTS_TRIED):
             if not again:
                 self.port = free_port()
+                self.page_port = free_port() if self._dashboard is not None else 0
             configuration = self._folder / "mosquitto.conf"
-            configuration.write_text(
-                CONFIGURATION.format(
-                    port=self.port,
-                    host=HOST,
-                    user=STAY_ROOT if os.geteuid() == 0 else "",
-                    packet_bytes_max=self._packet_bytes_max,
-                )
-                + self._more
-            )
+            configuration.write_text(self._configuration())
             log = self._folder / "mosquitto.log"
             self._process = processes.start([self._program, "-c", str(configuration)], log)
             if self._answers(self._process):
@@ -136,11 +143,28 @@ class LocalBroker:
             processes.stop([self._process])
         raise BrokerError(f"mosquitto does not start: {log.read_text(errors='replace').strip()[-500:]}")
 
+    def _configuration(self) -> str:
+        own = CONFIGURATION.format(
+            port=self.port,
+            host=HOST,
+            user=STAY_ROOT if os.geteuid() == 0 else "",
+            packet_bytes_max=self._packet_bytes_max,
+        )
+        if self._dashboard is None:
+            return own + self._more
+        site = self._folder.resolve() / DASHBOARD
+        write_site(site, self._dashboard)
+        page = LISTENER.format(port=self.page_port, host=HOST, folder=site)
+        # Who reads the page may write nothing; whoever comes by the other listener may.
+        return f"per_listener_settings true\n{own}{self._more}{page}"
+
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
         end_s = time.monotonic() + START_S
+        ports = [port for port in (self.port, self.page_port) if port]
         while time.monotonic() < end_s:
             try:
-                socket.create_connection((HOST, self.port), timeout=1).close()
+                for port in ports:
+                    socket.create_connection((HOST, port), timeout=1).close()
             except OSError:
                 # Wait for its end, which would settle the question; not for a time.
                 try:

@@ -28,7 +28,7 @@ from data_shards.datasets import load_dataset
 from data_shards.errors import DataError
 from data_shards.picture import draw
 from edge_peer.errors import BrokerError, EdgePeerError
-from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
+from edge_peer.operator.broker import DASHBOARD, HOST, LocalBroker, require_mosquitto
 from edge_peer.operator.collect import gather
 from edge_peer.operator.federation import WATCHED, Federation
 from edge_peer.operator.fleet import LocalFleet
@@ -210,7 +210,7 @@ class Demo:
         work: Path = options.runs / f"{stamp}.unfinished"
         work.mkdir(parents=True)
         point_latest(options.runs, work)
-        broker = LocalBroker(work, program)
+        broker = LocalBroker(work, program, dashboard=FEDERATION)
         fleet = LocalFleet(work.resolve(), self._tables(peers))
         try:
             broker.start()
@@ -218,11 +218,13 @@ class Demo:
                 shard = {"path": str((shards / f"{peer}.safetensors").resolve())}
                 fleet.configure(peer, {"broker": {"port": broker.port}, "shard": shard})
             title = f"{len(peers)} peers train {artifacts.model_id} on {options.dataset}, {options.split}; "
+            self._say(f"live page: http://{HOST}:{broker.page_port}/ (until the run ends)")
             fleet.start(peers)
             self._watch(fleet, broker, title + f"broker {HOST}:{broker.port}; logs in {work}/logs/")
         finally:
             fleet.stop()
             broker.stop()
+            shutil.rmtree(work / DASHBOARD, ignore_errors=True)
             folder = self._put_away(work, peers, fleet)
         shutil.copyfile(shards / "shards.png", folder / "shards.png")
         results = read_results(folder)

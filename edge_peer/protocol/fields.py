@@ -143,6 +143,14 @@ class Fields:
         fields = Fields(dict(self._items(key)), f"{self._path}.{key}")
         return {name: fields.number(name, -1e15, 1e15) for name in fields._value}
 
+    def column(self, key: str, length: int | None = None) -> tuple[float | None, ...]:
+        """A list of finite numbers and nulls; of this length, if one is given."""
+        value = self._get(key)
+        if not isinstance(value, list) or len(value) > ENTRIES_MAX or length not in (None, len(value)):
+            raise self._wrong(key, value, f"a list of {f'at most {ENTRIES_MAX}' if length is None else length} numbers")
+        fields = Fields({str(place): item for place, item in enumerate(value)}, f"{self._path}.{key}")
+        return tuple(fields.number(place, -1e15, 1e30) if fields.has(place) else None for place in fields._value)
+
     def _items(self, key: str) -> list[tuple[str, Any]]:
         value = self._get(key)
         if not isinstance(value, dict) or len(value) > ENTRIES_MAX or not all(is_name(name) for name in value):

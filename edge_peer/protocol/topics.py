@@ -16,12 +16,16 @@ UPDATE = "update"
 EVALUATION = "evaluation"
 STOP = "stop"
 START = "start"
+SENDING = "sending"
+HISTORY = "history"
 
 #: Kinds that are retained: state, not messages.
 RETAINED = frozenset({PRESENCE, VOTE, ROUND, MODEL, STOP, START})
 #: Kinds whose payload is a safetensors file; all others are small JSON documents.
 TENSORS = frozenset({MODEL, DELTA, UPDATE})
 KINDS = RETAINED | {DELTA, UPDATE, EVALUATION}
+#: Kinds that no peer reads, see `edge_peer.protocol.onlookers`; of them only the history is retained.
+FOR_ONLOOKERS = frozenset({SENDING, HISTORY})
 
 ROOT = "fl/v1"
 #: A name is one MQTT topic level and a file name on every system: no wildcard, slash, space or leading dot.

@@ -25,11 +25,14 @@ from edge_peer.errors import ConfigError, ResourceError
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import encode
+from edge_peer.protocol.onlookers import Sending
+from edge_peer.protocol.onlookers import encode as encode_for_onlookers
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.settings import PeerSettings
-from edge_peer.protocol.topics import DELTA, MODEL, RETAINED, UPDATE, Topics
+from edge_peer.protocol.topics import DELTA, HISTORY, MODEL, RETAINED, SENDING, UPDATE, Topics
 from edge_peer.shell.aggregation import CoreAggregation
+from edge_peer.shell.curve import Curve
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.inbox import Inbox
 from edge_peer.shell.kept_updates import KeptUpdates
@@ -99,6 +102,7 @@ class Daemon:
         self._random = random.Random(secrets.randbits(64))
         self._score, self._score_parts = capability(0.0)
         self._facts = self._settings(shard)
+        self._curve = Curve(config.peer.name, self._facts.session, config.peer.state_dir / "runs")
         self._peer = Peer(self._facts, state, self._random, _stamp)
         self._watch = Watch(config)
         self._notifier = Notifier()
@@ -141,7 +145,7 @@ class Daemon:
             do.StartEvaluation: self._do_start_evaluation,
             do.CancelTraining: self._do_cancel_training,
             do.Aggregate: self._do_aggregate,
-            do.WriteRow: lambda it: self._records.write_row(it, self._link.carried, self._watch.health),
+            do.WriteRow: self._do_write_row,
             do.LogRound: self._do_log_round,
             do.RunFinished: self._do_finish,
             do.SetStatus: self._do_set_status,
@@ -325,6 +329,8 @@ class Daemon:
             self._sync_at_s = now + SYNC_S
             self._records.sync()
         self._store.settle(wait=False)
+        if self._link.accepted and (history := self._curve.due(now)) is not None:
+            self._link.send(HISTORY, history, retain=True)
         interval = self._notifier.interval_s
         if interval is not None and now >= self._ping_at_s:
             self._ping_at_s = now + interval
@@ -419,6 +425,7 @@ class Daemon:
     def _on_accepted(self, accepted: Accepted) -> None:
         self._link.on_accepted(accepted)
         self._check_message_bytes(self._config.run, self._config.broker)
+        self._curve.say_again()
         self._handle(ev.Connected())
 
     def _flush(self) -> None:
@@ -454,7 +461,10 @@ class Daemon:
     def _do_publish_update(self, command: do.PublishUpdate) -> None:
         own = self._vectors.own(command.offer.digest)
         if own is not None:
-            self._link.send(UPDATE, encode_update(command.offer, own.encoded), retain=False, expires=True)
+            offer, payload = command.offer, encode_update(command.offer, own.encoded)
+            said = Sending(offer.session, offer.run_id, offer.round, len(payload), offer.seconds, offer.loss)
+            self._link.send(SENDING, encode_for_onlookers(said), retain=False, expires=True)
+            self._link.send(UPDATE, payload, retain=False, expires=True)
 
     def _do_save_model(self, command: do.SaveModel) -> None:
         model = self._vectors.model(command.ref.sha256)
@@ -474,6 +484,9 @@ class Daemon:
         model = self._vectors.model(command.ref.sha256)
         if self._worker is not None and model is not None:
             self._worker.submit(EvaluateJob(command.ref, model.vector))
+
+    def _do_write_row(self, command: do.WriteRow) -> None:
+        self._curve.add(command, *self._records.write_row(command, self._link.carried, self._watch.health))
 
     def _do_keep_updates(self, command: do.KeepUpdates) -> None:
         self._vectors.keep_updates(command.digests)
@@ -495,6 +508,7 @@ class Daemon:
     def _do_finish(self, command: do.RunFinished) -> None:
         sha256 = command.ref.sha256
         self._records.finish(command, self._vectors.model(sha256))
+        self._curve.say_again()
         # Exact counts of a board's data would undo what a run with privacy has promised.
         if self._worker is not None and command.settings.privacy == "none":
             self._records.count_classes(command.ref, *self._worker.labels, self._worker.predicted(sha256))

@@ -40,8 +40,8 @@ class Records:
         self._history = History(config.peer.state_dir / "runs", config.peer.name)
         self._bytes = (0, 0)
 
-    def write_row(self, row: do.WriteRow, carried: tuple[int, int], health: Health) -> None:
-        """Append a round's row.
+    def write_row(self, row: do.WriteRow, carried: tuple[int, int], health: Health) -> tuple[int, int]:
+        """Append a round's row; returns the bytes sent and received since the row before.
 
         Args:
             row: What the protocol knows of the round.
@@ -52,6 +52,7 @@ class Records:
         self._bytes = carried
         with self._only_a_record("CSV"):
             self._history.write_row(row, sent, received, peak_rss_bytes(), health)
+        return sent, received
 
     def log_round(self, command: do.LogRound) -> None:
         """Append to the controller's round log."""
