@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +17,7 @@ import pytest
 
 from tests.chaos import document as document_
 from tests.chaos.checker import CHECKS, accuracy_findings, findings
+from tests.chaos.delay import carry
 from tests.chaos.losses import LATE, LEFT_OUT, LOST, missed
 from tests.chaos.outcome import BETWEEN, COLUMNS, recovery_s, runs_lost, table, write
 from tests.chaos.play import PLAY, WITNESS, End, Injection, Played
@@ -474,3 +478,19 @@ def test_a_result_is_put_between_the_marks(tmp_path: Path) -> None:
 def test_what_is_no_guarantee_is_not_documented(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         document_.block({**result(tmp_path), **changed})
+
+
+# ---------------------------------------------------------------------- a cable that delays
+
+
+def test_a_slow_cable_keeps_every_frame_for_its_time_and_in_order() -> None:
+    """Two pairs of sockets stand for the devices: what is written into one comes out of the other."""
+    (near, here), (far, there) = (socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+    threading.Thread(target=carry, args=(here.fileno(), there.fileno(), 0.05, 0.04), daemon=True).start()
+    for one, other in ((near, far), (far, near)):
+        other.settimeout(60)
+        begun_s = time.monotonic()
+        for number in range(50):
+            one.send(bytes([number]))
+        assert [other.recv(9) for _ in range(50)] == [bytes([number]) for number in range(50)]
+        assert time.monotonic() - begun_s > 0.05 - 0.04

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_peer.operator import processes
+from tests.chaos.delay import tap
 from tests.chaos.machine import run, works
 
 BRIDGE = "br0"
 GATEWAY = "10.99.0.1"
 START_S = 10.0
-DELAY = "150ms"
+#: Ways to make a cable slow.
+NETEM, PROCESS, TBF = "netem", "process", "tbf"
+DELAY_S, JITTER_S = 0.15, 0.05
 RATE = "200kbit"
 LOSS_PERCENT = 20
 LOSS = """table netdev {table} {{
@@ -38,15 +45,23 @@ class Network:
         self._holders = {
             peer: processes.start(["unshare", "--net", "sleep", "infinity"], folder / "network.log") for peer in peers
         }
-        for number, peer in enumerate(peers):
-            self._connect(peer, f"10.99.1.{number + 1}/16")
-        #: Whether this kernel can delay packets; else a slow cable is one with little bandwidth.
+        self._addresses = {peer: f"10.99.1.{number + 1}/16" for number, peer in enumerate(peers)}
+        self._hardware = {peer: f"02:00:0a:63:01:{number + 1:02x}" for number, peer in enumerate(peers)}
+        for peer in peers:
+            self._connect(peer)
+        self._folder = folder
+        #: What delays a peer's packets, where the kernel cannot.
+        self._delays: dict[str, subprocess.Popen[bytes]] = {}
         probe = self._devices[peers[0]]
-        self.delays = works("tc", "qdisc", "add", "dev", probe, "root", "netem", "delay", DELAY)
-        if self.delays:
-            run("tc", "qdisc", "del", "dev", probe, "root")
-        self.slows = self.delays or works("tc", "qdisc", "add", "dev", probe, *_tbf())
-        if self.slows and not self.delays:
+        #: How a cable is made slow; None: not at all.
+        self._slow_by: str | None = None
+        if works("tc", "qdisc", "add", "dev", probe, *_netem()):
+            self._slow_by = NETEM
+        elif _has_taps():
+            self._slow_by = PROCESS
+        elif works("tc", "qdisc", "add", "dev", probe, *_tbf()):
+            self._slow_by = TBF
+        if self._slow_by in (NETEM, TBF):
             run("tc", "qdisc", "del", "dev", probe, "root")
         self.loses = works("nft", "--file", "-", text=_loss(probe))
         if self.loses:
@@ -55,24 +70,36 @@ class Network:
     @property
     def how_slow(self) -> str:
         """What a slow cable is like."""
-        return f"{DELAY} more each way (netem)" if self.delays else f"{RATE} each way (tbf, for want of netem)"
+        delay = f"{1000 * DELAY_S:g} ms more each way, {1000 * JITTER_S:g} ms more or less"
+        return {
+            NETEM: f"{delay} (netem)",
+            PROCESS: f"{delay} (by a process that holds the frames, for want of netem)",
+            TBF: f"{RATE} each way (tbf, for want of netem)",
+        }[self._slow_by or TBF]
+
+    @property
+    def slows(self) -> bool:
+        """Whether a cable can be made slow."""
+        return self._slow_by is not None
 
     def enter(self, peer: str) -> str:
         """What a command begins with that is to run in the peer's network."""
         return f"nsenter --net=/proc/{self._holders[peer].pid}/ns/net"
 
-    def _connect(self, peer: str, address: str) -> None:
+    def _connect(self, peer: str) -> None:
         holder, device = self._holders[peer].pid, self._devices[peer]
         own, theirs = Path("/proc/self/ns/net"), Path(f"/proc/{holder}/ns/net")
-        end_s = time.monotonic() + START_S
-        while theirs.readlink() == own.readlink():
-            if time.monotonic() > end_s:
-                raise OSError(f"process {holder} has no network of its own after {START_S:g} s")
-            time.sleep(0.01)
+        _await(lambda: theirs.readlink() != own.readlink(), f"network of process {holder}")
         run("ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", str(holder))
         run("ip", "link", "set", device, "master", BRIDGE, "up")
-        for command in (f"addr add {address} dev eth0", "link set eth0 up", "link set lo up"):
-            run(*self.enter(peer).split(), "ip", *command.split())
+        hardware, address = self._hardware[peer], self._addresses[peer]
+        self._in(
+            peer,
+            f"link set eth0 address {hardware}",
+            f"addr add {address} dev eth0",
+            "link set eth0 up",
+            "link set lo up",
+        )
 
     def cut(self, *peers: str) -> None:
         """Pull the cables: nothing comes through, and nobody is told."""
@@ -86,14 +113,46 @@ class Network:
 
     def slow(self, peer: str) -> None:
         """Delay what reaches the peer, and what it sends."""
+        if self._slow_by == PROCESS:
+            self._lay_slow_cable(peer)
+            return
+        how = _netem() if self._slow_by == NETEM else _tbf()
         for enter, device in ((), self._devices[peer]), (self.enter(peer).split(), "eth0"):
-            how = ("root", "netem", "delay", DELAY, "50ms") if self.delays else _tbf()
             run(*enter, "tc", "qdisc", "add", "dev", device, *how)
 
     def quicken(self, peer: str) -> None:
         """No more of that."""
+        if self._slow_by == PROCESS:
+            # Its devices go with it.
+            processes.stop([self._delays.pop(peer)])
+            self._in(peer, f"addr add {self._addresses[peer]} dev eth0", "link set eth0 up")
+            return
         run("tc", "qdisc", "del", "dev", self._devices[peer], "root")
         run(*self.enter(peer).split(), "tc", "qdisc", "del", "dev", "eth0", "root")
+
+    def _lay_slow_cable(self, peer: str) -> None:
+        """Another cable in place of the peer's own, with the same addresses at its end: connections stay."""
+        near, far = f"slow-{self._devices[peer]}", f"far-{self._devices[peer]}"
+        command = [sys.executable, "-m", "tests.chaos.delay", near, far, str(DELAY_S), str(JITTER_S)]
+        self._delays[peer] = processes.start(command, self._folder / "network.log")
+        _await(lambda: {near, far} <= _devices(), f"devices {near} and {far}")
+        run("ip", "link", "set", near, "master", BRIDGE, "up")
+        run("ip", "link", "set", far, "netns", str(self._holders[peer].pid))
+        # With the same address on it, so that whoever knows it finds it there.
+        hardware = self._hardware[peer]
+        self._in(
+            peer,
+            "link set eth0 down",
+            f"addr del {self._addresses[peer]} dev eth0",
+            f"link set {far} address {hardware}",
+            f"addr add {self._addresses[peer]} dev {far}",
+            f"link set {far} up",
+        )
+
+    def _in(self, peer: str, *commands: str) -> None:
+        """Run commands of ip(8) in the peer's network."""
+        for command in commands:
+            run(*self.enter(peer).split(), "ip", *command.split())
 
     def lose(self, peer: str) -> None:
         """Drop a share of what the peer sends and gets."""
@@ -105,7 +164,32 @@ class Network:
 
     def stop(self) -> None:
         """Let go of the networks."""
-        processes.stop(list(self._holders.values()))
+        processes.stop([*self._delays.values(), *self._holders.values()])
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    end_s = time.monotonic() + START_S
+    while not condition():
+        if time.monotonic() > end_s:
+            raise OSError(f"no {what} after {START_S:g} s")
+        time.sleep(0.01)
+
+
+def _devices() -> set[str]:
+    """Names of the network devices of this network."""
+    return {line.partition(":")[0].strip() for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]}
+
+
+def _has_taps() -> bool:
+    try:
+        os.close(tap("probe"))
+    except OSError:
+        return False
+    return True
+
+
+def _netem() -> tuple[str, ...]:
+    return ("root", "netem", "delay", f"{1000 * DELAY_S:g}ms", f"{1000 * JITTER_S:g}ms")
 
 
 def _tbf() -> tuple[str, ...]:
