@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,14 +16,19 @@ from hypothesis import strategies as st
 
 from edge_peer.errors import ResourceError
 from edge_peer.operator.charts import Bars, Chart, Line, bands_of, finite, thinned, ticks
+from edge_peer.operator.class_results import read_class_counts
 from edge_peer.operator.findings import find
 from edge_peer.operator.graphs import main as graphs
 from edge_peer.operator.markup import Markup, escaped, printable, tag
 from edge_peer.operator.palette import COLOURS, COLOURS_DARK, colour_of, marker_of
 from edge_peer.operator.report import write_report
+from edge_peer.operator.report_classes import skew_of
 from edge_peer.operator.results import read_results
+from edge_peer.operator.waiting import mean_of, spent_by, spent_by_all
 from edge_peer.operator.words import bytes_text, ranges
 from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.shell.class_counts import CLASSES, class_counts
+from tests.large_runs import LargeRun
 from tests.run_folders import RUN_ID, Invented
 
 HOSTILE = (
@@ -280,8 +286,8 @@ def test_text_can_be_read_on_both_grounds() -> None:
 def test_health_is_in_the_table_where_boards_tell_it(tmp_path: Path) -> None:
     warm = {("a", 1): {"temperature_c": 61.2, "throttled": 0}, ("a", 4): {"temperature_c": 83.4, "throttled": 6}}
     page = page_of(Invented(["a", "b"], other=warm).whole(tmp_path))
-    assert page.row("a")[10:12] == ["83 °C", "1 round"]
-    assert page.row("b")[10:12] == ["", "0 rounds"]
+    assert page.row("a")[11:13] == ["83 °C", "1 round"]
+    assert page.row("b")[11:13] == ["", "0 rounds"]
 
 
 def test_numbers_that_are_none_leave_a_gap(tmp_path: Path) -> None:
@@ -315,6 +321,96 @@ def test_make_graphs_renews_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert said[-1] == str(run / "report.html")
     assert len(list((run / "graphs").glob("*.png"))) == len(said) - 1 == 7
     assert RUN_ID in (run / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[LargeRun, Path]:
+    """A run of two hundred boards, by the writers of real ones."""
+    it = LargeRun(rounds=13)
+    return it, it.write(tmp_path_factory.mktemp("large"))
+
+
+def test_two_hundred_boards(large: tuple[LargeRun, Path]) -> None:
+    it, run = large
+    page = page_of(run)
+    counts, _ = read_class_counts(run)
+    assert sorted(counts) == it.peers
+    # The matrix is the sum of all boards', and its diagonal what the int8 model gets right.
+    total = sum((own.confusion for own in counts.values()), Counter())
+    assert page.row("3")[4] == str(total[3, 3])
+    assert sum(total.values()) == 100 * 200
+    hits = sum(total[label, label] for label in range(10))
+    assert f"{hits:,} of 20,000 are right, which is {hits / 20_000:.4f}." in page.text
+    assert page.row("precision")[-1] == f"{hits / 20_000:.2f}"
+    # Beside its classes, a board's accuracy.
+    table = next(row for row in page.rows if row[:1] == ["board007"])
+    assert table[1] == f"{read_results(run).peers['board007'][-1].global_accuracy:.4f}"
+    assert table[2] == "400"
+    assert [int(text or 0) for text in table[4:]] == [counts["board007"].trained[label] for label in range(10)]
+    assert "200 of 200 boards trained; " in page.text
+    assert "led, in 2 terms." in page.text
+    assert sum(attributes.get("class") == "board" for _, attributes in page.tags) == 200
+    assert (run / "report.html").stat().st_size < 1_000_000
+
+
+def test_a_board_waits_while_others_train(large: tuple[LargeRun, Path]) -> None:
+    _, run = large
+    results = read_results(run)
+    took_s = results.round_seconds()
+    shares = {}
+    for peer, rows in results.peers.items():
+        spent = spent_by(rows, took_s)
+        for round_, it in spent.items():
+            assert it.training_s + it.evaluation_s + it.rest_s == pytest.approx(took_s[round_])
+            assert min(it.training_s, it.evaluation_s, it.rest_s) >= 0
+        shares[peer] = mean_of(list(spent.values())).share
+    mean = {peer: np.mean([row.training_s for row in rows if row.training_s]) for peer, rows in results.peers.items()}
+    slowest, fastest = max(mean, key=lambda it: mean[it]), min(mean, key=lambda it: mean[it])
+    assert shares[slowest] < 0.3
+    assert shares[fastest] > 0.6
+    page = page_of(run)
+    assert page.row(slowest)[7] == f"{shares[slowest]:.0%}"
+    all_ = spent_by_all(results)
+    assert f"the mean board waits {mean_of(list(all_.values())).share:.0%} of it" in page.text
+    assert next(row for row in page.rows if row[:2] == ["5", "1"])[4] == f"{all_[5].share:.0%}"
+
+
+def test_who_took_part_is_said(tmp_path: Path) -> None:
+    it = Invented(["a", "b", "c"], led=[(1, "b"), (4, "c")])
+    run = it.whole(tmp_path)
+    assert "3 of 3 boards trained (a, b, c); b, then c led, in 2 terms." in page_of(run).text
+    (run / "a.csv").unlink()
+    log = (run / "rounds.jsonl").read_text()
+    (run / "rounds.jsonl").write_text(log.replace('"a": {"examples": 300}, ', ""))
+    assert "2 of 3 boards trained (b, c); not a; b, then c led" in page_of(run).text
+
+
+def test_classes_that_nobody_told(tmp_path: Path) -> None:
+    run = Invented(["a", "b"]).whole(tmp_path)
+    assert "No class counts were collected." in page_of(run).text
+    (run / CLASSES).mkdir()
+    labels = np.arange(30, dtype=np.int32)
+    (run / CLASSES / "a.csv").write_bytes(class_counts(RUN_ID, "a", 6, labels, labels, None))
+    assert "The model has no int8 form" in page_of(run).text
+    # More classes than a page has room for: what is taken for what most often.
+    predicted = np.where(labels < 25, labels, 3).astype(np.int32)
+    (run / CLASSES / "a.csv").write_bytes(class_counts(RUN_ID, "a", 6, labels, labels, predicted))
+    page = page_of(run)
+    assert "25 of 30 are right, which is 0.8333. The commonest confusions among 30 classes:" in page.text
+    assert page.row("27") == ["27", "3", "1", "100.0%"]
+    (run / CLASSES / "a.csv").write_text("torn\n")
+    text = page_of(run).text
+    assert re.search(r"a.csv, line 1: columns .* are missing; delete the file, or collect it again", text)
+    assert "No class counts were collected." in text
+
+
+@given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 5), min_size=1))
+def test_the_distance_of_classes_is_one_of_shares(one: list[int], other: list[int]) -> None:
+    distance = skew_of(Counter(one), Counter(other))
+    assert 0 <= distance <= 1
+    assert distance == pytest.approx(skew_of(Counter(other), Counter(one)))
+    assert skew_of(Counter(one), Counter(one * 3)) == pytest.approx(0)
+    assert skew_of(Counter([7]), Counter(one)) == pytest.approx(1)
 
 
 # ---------------------------------------------------------------------- parts

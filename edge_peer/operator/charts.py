@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from edge_peer.operator.markup import Markup, join, tag
 
 Point = tuple[float, float]
+Item = TypeVar("Item")
 #: More points than this cannot be told apart, and make a page of a hundred boards too long to load.
 POINTS_MAX = 240
 #: With more, a marker at each point hides the line.
@@ -42,7 +44,8 @@ class Line:
         label: In the legend; empty: not there.
         colour: Class of its colour.
         marker: A letter of the palette's markers; empty: none.
-        kind: Further classes: `dashed`, `thick`, `faint`.
+        kind: Further classes: `dashed`, `thick`, `faint`; `dots` are hollow marks without a line, `lone` filled ones,
+            and `all` has a mark at every point.
     """
 
     label: str
@@ -100,6 +103,7 @@ class Chart:
         rule: A level that is drawn across, with its name, such as a target.
         whole: Ticks of x are whole numbers.
         zero: y begins at 0.
+        x_from: Where x begins at the latest.
         upright: Places on x where a line stands, with their names, such as elections.
     """
 
@@ -114,6 +118,7 @@ class Chart:
     upright: Sequence[tuple[float, str]] = ()
     whole: bool = True
     zero: bool = False
+    x_from: float | None = None
     size: tuple[float, float] = (440, 260)
     x_text: Callable[[float], str] = field(default=lambda value: f"{value:g}")
 
@@ -131,7 +136,7 @@ class Chart:
     def _legend(self) -> list[tuple[str, str, str, str]]:
         lines = [(it.label, it.colour, it.marker, it.kind) for it in self.lines if it.label]
         bands = [(it.label, it.colour, "", "area") for it in self.bands if it.label]
-        return [*lines, *bands, *((it.label, it.colour, "", "area") for it in self.bars if it.label)]
+        return [*lines, *bands, *((it.label, it.colour, "", "bar") for it in self.bars if it.label)]
 
 
 class _Frame:
@@ -151,6 +156,8 @@ class _Frame:
             ys.append(chart.rule[0])
         if chart.zero:
             ys.append(0.0)
+        if chart.x_from is not None:
+            xs.append(chart.x_from)
         self._x = _range(xs)
         self._y = _range(ys, 0.06)
         if chart.zero:
@@ -180,11 +187,13 @@ class _Frame:
         parts = [tag("title", chart.title), *self._axes()]
         parts += [self._band(it) for it in chart.bands] + [self._bars(it) for it in chart.bars]
         parts += [part for place, name in chart.upright for part in self._upright(place, name)]
+        notes: list[Markup] = []
         if chart.rule is not None:
             level, name = chart.rule
             parts.append(_path([(self.left, self.y(level)), (self.right, self.y(level))], "line rule"))
-            parts.append(tag("text", name, x=self.right, y=self.y(level) - 4, class_="end note"))
-        parts += [self._line(it) for it in chart.lines]
+            # On the left: a curve that comes close to its target does so on the right.
+            notes.append(tag("text", name, x=self.left + 5, y=self.y(level) - 5, class_="note"))
+        parts += [self._line(it) for it in chart.lines] + notes
         for number, lane in enumerate(chart.lanes):
             parts.append(self._lane(lane, self.bottom + 30 + LANE * (number + 0.5)))
         return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img")
@@ -210,12 +219,13 @@ class _Frame:
         return drawn
 
     def _line(self, line: Line) -> Markup:
-        points = [(self.x(x), self.y(y)) for x, y in thinned(finite(line.points))]
+        known = finite(line.points)
+        points = [(self.x(x), self.y(y)) for x, y in (known if "all" in line.kind else thinned(known))]
         parts = [tag("title", line.label)] if line.label else []
-        if "dots" not in line.kind:
+        if _joined(line.kind):
             parts.append(_path(points, f"line {line.colour} {line.kind}".strip()))
         if line.marker:
-            step = max(1, math.ceil(len(points) / MARKERS_MAX))
+            step = 1 if "all" in line.kind else max(1, math.ceil(len(points) / MARKERS_MAX))
             shapes = [_shape(line.marker, x, y, 3) for x, y in points[::step]]
             hollow = " hollow" if "dots" in line.kind else ""
             parts.append(tag("path", d="".join(shapes), class_=f"mark {line.colour}{hollow}"))
@@ -250,7 +260,7 @@ class _Frame:
 
     def _lane(self, lane: Lane, y: float) -> Markup:
         parts = [tag("text", lane.label, x=4, y=y + 4, class_="label")]
-        for place, said in lane.events[:POINTS_MAX]:
+        for place, said in spread(lane.events, POINTS_MAX):
             shape = tag("path", d=_shape(lane.marker, self.x(place), y, 4), class_=f"mark {lane.colour}")
             parts.append(tag("g", tag("title", said), shape))
         return tag("g", *parts)
@@ -270,6 +280,22 @@ def spark(lines: Sequence[Line], label: str, y_range: tuple[float, float], x_ran
         parts.append(_path(points, f"line {line.colour} {line.kind}".strip()))
         if len(points) == 1:
             parts.append(tag("path", d=_shape("o", *points[0], 2), class_=f"mark {line.colour}"))
+    return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", class_="spark")
+
+
+def histogram(heights: Sequence[float], label: str) -> Markup:
+    """Bars of 0..1 side by side, for below a small picture."""
+    width, height = 160.0, 22.0
+    each = (width - 8) / max(len(heights), 1)
+    gap = min(1.5, each / 4)
+    foot = height - 1
+    tops = [foot - (foot - 2) * min(max(it, 0.0), 1.0) for it in heights]
+    bars = "".join(f"M{4 + it * each:.1f} {foot:g}V{top:.1f}h{each - gap:.2f}V{foot:g}Z" for it, top in enumerate(tops))
+    parts = [
+        tag("title", label),
+        tag("path", d=bars, class_="bar soft"),
+        _path([(4, height), (width - 4, height)], "axis"),
+    ]
     return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", class_="spark")
 
 
@@ -293,9 +319,14 @@ def finite(points: Sequence[Point]) -> list[Point]:
 
 def thinned(points: Sequence[Point], most: int = POINTS_MAX) -> list[Point]:
     """At most so many of them, first and last included."""
-    if len(points) <= most:
-        return list(points)
-    return [points[round(it * (len(points) - 1) / (most - 1))] for it in range(most)]
+    return spread(points, most)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly, first and last included."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(it * (len(items) - 1) / (most - 1))] for it in range(most)]
 
 
 def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
@@ -328,6 +359,11 @@ def _path(points: Sequence[Point], kind: str) -> Markup:
     return tag("path", d=_steps(points), class_=kind)
 
 
+def _joined(kind: str) -> bool:
+    """Whether points are joined by a line."""
+    return "dots" not in kind and "lone" not in kind
+
+
 def _shape(marker: str, x: float, y: float, size: float) -> str:
     if marker == "o":
         return f"M{x - size:.1f} {y:.1f}a{size} {size} 0 1 0 {2 * size} 0a{size} {size} 0 1 0 {-2 * size} 0Z"
@@ -335,10 +371,10 @@ def _shape(marker: str, x: float, y: float, size: float) -> str:
 
 
 def _swatch(colour: str, marker: str, kind: str) -> Markup:
-    if kind == "area":
-        inside = tag("path", d="M2 2H26V10H2Z", class_=f"bar {colour}")
+    if kind in ("area", "bar"):
+        inside = tag("path", d="M2 2H26V10H2Z", class_=f"{kind} {colour}")
     else:
-        line = _path([(1, 6), (27, 6)], f"line {colour} {kind}".strip()) if "dots" not in kind else Markup("")
+        line = _path([(1, 6), (27, 6)], f"line {colour} {kind}".strip()) if _joined(kind) else Markup("")
         hollow = " hollow" if "dots" in kind else ""
         mark = tag("path", d=_shape(marker, 14, 6, 3), class_=f"mark {colour}{hollow}") if marker else Markup("")
         inside = join(line, mark)

@@ -1,4 +1,4 @@
-"""What a run's folder says of classes: how many examples of each a board has, and what its int8 model takes them for."""
+"""What a run's folder says of classes: examples of each by board, and what the final int8 model takes them for."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class ClassCounts:
     confusion: Counter[tuple[int, int]] = field(default_factory=Counter)
 
 
-def read_class_counts(folder: Path) -> dict[str, ClassCounts]:
-    """Of every board of a run that has told them, by name.
-
-    Raises:
-        ResourceError: A file is of another kind; names it and the line.
-    """
-    return {path.stem: _read(path) for path in sorted((folder / CLASSES).glob("*.csv"))}
+def read_class_counts(folder: Path) -> tuple[dict[str, ClassCounts], list[str]]:
+    """Of every board of a run that has told them, by name; and which files are of another kind, one sentence each."""
+    found, problems = {}, []
+    for path in sorted((folder / CLASSES).glob("*.csv")):
+        try:
+            found[path.stem] = _read(path)
+        except ResourceError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def _read(path: Path) -> ClassCounts:

@@ -43,7 +43,9 @@ def _text(value: str | float) -> str:
     return value if isinstance(value, str) else f"{round(value, 2):g}"
 
 
-def table(head: list[tuple[str, str]], rows: list[Markup]) -> Markup:
+def table(head: list[tuple[str, str]], rows: list[Markup], kind: str | None = None) -> Markup:
     """A table that scrolls sideways where it is too wide; `head` is the columns' names and classes."""
     first = tag("tr", *(tag("th", name, scope="col", class_=kind or None) for name, kind in head))
-    return tag("div", tag("table", tag("thead", first), tag("tbody", *rows)), class_="table")
+    inside = tag("table", tag("thead", first), tag("tbody", *rows), class_=kind)
+    # Who has no mouse scrolls what has the focus.
+    return tag("div", inside, class_="table", tabindex="0")

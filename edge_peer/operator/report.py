@@ -10,14 +10,17 @@ from datetime import timezone
 from pathlib import Path
 from typing import Any
 
+from edge_peer.operator.class_results import read_class_counts
 from edge_peer.operator.findings import Findings, changed_settings, find
 from edge_peer.operator.markup import Markup, join, table, tag
 from edge_peer.operator.progress import seconds
 from edge_peer.operator.report_boards import board_table, boards, missing_notice
 from edge_peer.operator.report_charts import Picture
+from edge_peer.operator.report_classes import classes
 from edge_peer.operator.report_style import style
-from edge_peer.operator.results import Results
+from edge_peer.operator.results import Results, by_round
 from edge_peer.operator.run_files import CONFIG, REPORT, replace_file
+from edge_peer.operator.waiting import mean_of, spent_by_all
 from edge_peer.operator.words import accuracy_text, bytes_text, counted
 
 if sys.version_info >= (3, 11):
@@ -25,6 +28,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: With more boards than this the answer has no room for their names.
+NAMED_MAX = 8
 #: Rows of the lists that fold out; the CSVs and the round log have them all.
 ROWS_MAX = 500
 
@@ -45,6 +50,7 @@ def report(results: Results, folder: Path) -> str:
     """
     findings = find(results)
     picture = Picture(results, findings)
+    counts, problems = read_class_counts(folder)
     config = _config(folder)
     head = [
         tag("meta", charset="utf-8"),
@@ -57,15 +63,18 @@ def report(results: Results, folder: Path) -> str:
     body = [
         tag("h1", _question(results, findings, config)),
         tag("p", "Run ", tag("code", results.run_id), _span(results), class_="soft"),
-        _answer(findings),
-        missing_notice(results, folder),
+        _answer(results, findings),
+        missing_notice(results, folder, problems),
         _tiles(results, findings),
         _section("Curves", tag("div", picture.accuracy(), picture.loss(), class_="charts")),
         _section(
-            "Time and bytes", tag("div", picture.time(), picture.bytes(), class_="charts"), _round_table(findings)
+            "Time and bytes",
+            tag("div", picture.time(), picture.bytes(), class_="charts"),
+            _round_table(results, findings),
         ),
         _section("What happened when", _course(picture, findings)),
-        _section("Boards", *boards(picture), board_table(picture)),
+        _section("Classes", *classes(picture, counts)),
+        _section("Boards", *boards(picture, counts), board_table(picture)),
         _section("Configuration", *_configuration(findings, config, folder)),
     ]
     page = tag("html", tag("head", *head), tag("body", tag("main", *body)), lang="en")
@@ -103,17 +112,37 @@ def _span(results: Results) -> str:
     return f", {first:%Y-%m-%d %H:%M:%S} to {end} UTC by the boards' clocks"
 
 
-def _answer(findings: Findings) -> Markup:
+def _answer(results: Results, findings: Findings) -> Markup:
     word, sentence = findings.answer()
     kind = {"Reached": "answer good", "Not reached": "answer bad"}.get(word, "answer")
     ended = f" The run ended: {findings.end}." if findings.end else ""
-    return tag("div", tag("strong", word), tag("p", sentence, ended), class_=kind)
+    return tag("div", tag("strong", word), tag("p", sentence, ended), tag("p", _who(results, findings)), class_=kind)
+
+
+def _took_part(results: Results, findings: Findings) -> list[str]:
+    found = {peer for it in findings.rounds for peer in it.accepted}
+    return sorted(found | {peer for peer, rows in results.peers.items() if any(row.examples for row in rows)})
+
+
+def _who(results: Results, findings: Findings) -> str:
+    """Who took part, by name where the names have room."""
+    took_part, invited = _took_part(results, findings), results.invited()
+    leaders = list(dict.fromkeys(peer for _, _, peer in results.elections()))
+    absent = [it for it in invited if it not in took_part]
+    said = f"{len(took_part)} of {counted(len(invited), 'board')} trained"
+    if 0 < len(took_part) <= NAMED_MAX:
+        said += f" ({', '.join(took_part)})"
+    if absent:
+        said += f"; not {', '.join(absent[:NAMED_MAX])}" + (" and others" if len(absent) > NAMED_MAX else "")
+    if leaders:
+        said += f"; {', then '.join(leaders[:NAMED_MAX])}" + (" and others" if len(leaders) > NAMED_MAX else "")
+        said += " led" if len(results.elections()) == 1 else f" led, in {counted(len(results.elections()), 'term')}"
+    return said + "."
 
 
 def _tiles(results: Results, findings: Findings) -> Markup:
     last = findings.last_round
-    took_part = {peer for it in findings.rounds for peer in it.accepted}
-    took_part |= {peer for peer, rows in results.peers.items() if any(row.examples for row in rows)}
+    spent = list(spent_by_all(results).values())
     sent = sum(row.bytes_sent for rows in results.peers.values() for row in rows)
     faults = [it for it in findings.happenings if it.kind != "elected"]
     elections = len(findings.happenings) - len(faults)
@@ -126,7 +155,7 @@ def _tiles(results: Results, findings: Findings) -> Markup:
             "rounds" + (f" of at most {findings.rounds_max}" if findings.rounds_max else ""),
         ),
         (seconds(findings.duration_s) if findings.duration_s is not None else "unknown", "from start to end"),
-        (f"{len(took_part)} of {len(results.invited())}", "boards have trained"),
+        (f"{mean_of(spent).share:.0%}" if spent else "unknown", "of a round the mean board waits"),
         (bytes_text(sent), "sent by all boards together"),
         (str(elections), "elections" if elections != 1 else "election"),
         (str(len(faults)), "updates refused or missing"),
@@ -138,22 +167,32 @@ def _tiles(results: Results, findings: Findings) -> Markup:
     )
 
 
-def _round_table(findings: Findings) -> Markup:
+def _round_table(results: Results, findings: Findings) -> Markup:
     if not findings.rounds:
         return tag("p", "No round log was collected: what each round was made of is not known.", class_="soft")
-    head = [("round", ""), ("term", ""), ("controller", "left"), ("time", ""), ("updates", ""), ("refused", ""),
-            ("missing", ""), ("accuracy", ""), ("int8", "")]  # fmt: skip
+    head = [("round", ""), ("term", ""), ("controller", "left"), ("time", ""), ("waits", ""), ("updates", ""),
+            ("refused", ""), ("missing", ""), ("accuracy", ""), ("int8", ""), ("loss", ""), ("sent", ""),
+            ("received", "")]  # fmt: skip
+    spent, loss = spent_by_all(results), results.mean(lambda row: row.global_loss)
+    sent, received = (
+        {round_: sum(getattr(row, name) for row in it) / len(it) for round_, it in by_round(results).items()}
+        for name in ("bytes_sent", "bytes_received")
+    )
     rows = []
     for it in findings.rounds[-ROWS_MAX:]:
         cells = [
             str(it.term),
             it.controller,
             f"{it.seconds:.2f} s" if it.seconds is not None else "",
+            f"{spent[it.round].share:.0%}" if it.round in spent else "",
             str(len(it.accepted)),
             str(len(it.refused) or ""),
             str(len(it.missing) or ""),
             accuracy_text(findings.accuracy.get(it.round)),
             accuracy_text(findings.int8_accuracy.get(it.round)),
+            accuracy_text(loss.get(it.round)),
+            bytes_text(sent[it.round]) if it.round in sent else "",
+            bytes_text(received[it.round]) if it.round in received else "",
         ]
         kinds = [kind for _, kind in head[1:]]
         cell = [tag("td", text, class_=kind or None) for text, kind in zip(cells, kinds, strict=True)]
@@ -162,6 +201,7 @@ def _round_table(findings: Findings) -> Markup:
         "details",
         tag("summary", f"Each of the {counted(len(findings.rounds), 'round')}"),
         _first(findings.rounds),
+        tag("p", "Waits, loss and bytes are means over the boards.", class_="soft"),
         table(head, rows),
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_peer.operator.charts import Band, Bars, Chart, Lane, Line, Point, bands_of
+from edge_peer.operator.charts import Band, Bars, Chart, Lane, Line, Point, bands_of, swatch
 from edge_peer.operator.findings import Findings
 from edge_peer.operator.markup import Markup
 from edge_peer.operator.palette import LINES_MAX, PERCENTILES, colour_of, marker_of
-from edge_peer.operator.results import Results, Row
+from edge_peer.operator.results import Results, Row, by_round
+from edge_peer.operator.waiting import mean_of, spent_by_all
 
 #: So many elections have room for their names.
 NAMED_MAX = 6
@@ -37,6 +38,10 @@ class Picture:
     def marker(self, peer: str) -> str:
         """The peer's marker."""
         return marker_of(self.order[peer])
+
+    def sign(self, peer: str) -> Markup:
+        """The peer's colour and marker, for a table."""
+        return swatch(self.colour(peer), self.marker(peer))
 
     def points(self, value: Callable[[Row], float | None]) -> dict[str, list[Point]]:
         """A value of every peer by round, where it has one."""
@@ -91,29 +96,34 @@ class Picture:
         ).draw()
 
     def time(self) -> Markup:
-        """Where the seconds of a round go: the slowest trainer is what a round waits for."""
+        """Where the seconds of a round go, for the mean board, and how long the slowest one trains."""
         took = self.results.round_seconds()
         slowest: dict[int, float] = {}
         for rows in self.results.peers.values():
             for row in rows:
                 slowest[row.round] = max(slowest.get(row.round, 0.0), row.training_s or 0.0)
-        rounds, size = _grouped(sorted(took))
-        training = [_mean([min(slowest.get(it, 0.0), took[it]) for it in group]) for group in rounds]
-        rest = [_mean([took[it] for it in group]) - low for group, low in zip(rounds, training, strict=True)]
+        spent = spent_by_all(self.results)
+        rounds, size = _grouped(sorted(spent))
+        means = [mean_of([spent[it] for it in group]) for group in rounds]
         x = [_mean([float(it) for it in group]) for group in rounds]
+        training, scoring = [it.training_s for it in means], [it.evaluation_s for it in means]
+        both = [one + other for one, other in zip(training, scoring, strict=True)]
         bars = [
-            Bars("training (the slowest board)", x, training, "c0", width=0.8 * size),
-            Bars("the rest: evaluating, sending, waiting, merging", x, rest, "c4", training, width=0.8 * size),
-        ]
-        total = f"{sum(took.values()):.1f} s in {len(took)} rounds"
-        return Chart(f"Time of a round: {total}", "round", "seconds", bars=bars if x else [], zero=True).draw()
+            Bars("training", x, training, "c0", width=0.8 * size),
+            Bars("evaluating", x, scoring, "c2", training, width=0.8 * size),
+            Bars("the rest: waiting for others, sending, merging", x, [it.rest_s for it in means], "c4", both,
+                 width=0.8 * size),
+        ]  # fmt: skip
+        marks = [(place, _mean([slowest.get(it, 0.0) for it in group])) for place, group in zip(x, rounds, strict=True)]
+        title = f"Time of a round: {sum(took.values()):.1f} s in {len(took)} rounds"
+        if means:
+            title += f"; the mean board waits {mean_of(list(spent.values())).share:.0%} of it"
+        lines = [Line("training of the slowest board", marks, "ink", "D", "dots")] if x else []
+        return Chart(title, "round", "seconds", lines=lines, bars=bars if x else [], zero=True).draw()
 
     def bytes(self) -> Markup:
         """What a board sends and receives in a round: the mean, and from least to most."""
-        found: dict[int, list[Row]] = {}
-        for rows in self.results.peers.values():
-            for row in rows:
-                found.setdefault(row.round, []).append(row)
+        found = by_round(self.results)
         rounds, size = _grouped(sorted(found))
         x = [_mean([float(it) for it in group]) for group in rounds]
         means = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from edge_peer.operator.palette import COLOURS, COLOURS_DARK
 
+#: Steps of shading in a matrix.
+SHADES = 8
 LIGHT = {"paper": "#ffffff", "card": "#f6f7f9", "ink": "#1b1f24", "soft": "#57606a", "line": "#d5dae0",
          "good": "#1a7f37", "bad": "#b3261e", "note": "#8a5a00"}  # fmt: skip
 DARK = {"paper": "#14171b", "card": "#1d2127", "ink": "#e8eaed", "soft": "#a3abb5", "line": "#3a414a",
@@ -38,6 +40,8 @@ figure svg { display: block; width: 100%; height: auto }
 .swatch { display: inline-block !important; width: 28px !important; height: 12px !important; margin-right: 5px }
 .swatch { vertical-align: -1px }
 .boards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; margin-bottom: 16px }
+.boards.many { grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 6px }
+.many .board { padding: 5px 7px } .many .swatch { display: none !important }
 .board { background: var(--card); border-radius: 8px; padding: 8px 10px; min-width: 0 }
 .board b { display: block; font-size: .85rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 .board small { display: block; color: var(--soft); font-size: .78rem; font-variant-numeric: tabular-nums }
@@ -50,9 +54,13 @@ th { font-weight: 600; color: var(--soft); vertical-align: bottom } thead th { b
 .left { text-align: left } .text { text-align: left; white-space: normal; min-width: 16em; overflow-wrap: anywhere }
 tbody th { text-align: left; font-weight: 400; color: var(--ink); position: sticky; left: 0; background: var(--paper) }
 tr.changed td, tr.changed th { font-weight: 700 }
+.matrix { width: auto; min-width: 0; font-size: .82rem } .matrix td { min-width: 2.5em }
+.matrix td, .matrix th { padding: 4px 6px }
+.matrix .total { color: var(--soft) }
 details { margin: 10px 0 } summary { cursor: pointer; color: var(--soft) } details[open] summary { margin-bottom: 8px }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif } svg .label { fill: var(--ink) }
 svg .end { text-anchor: end } svg .middle { text-anchor: middle } svg .note { fill: var(--ink); font-size: 11px }
+svg .note { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round }
 .grid { stroke: var(--line); stroke-width: 1; opacity: .6 } .axis { stroke: var(--soft); stroke-width: 1 }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round } .thick { stroke-width: 2.6 } .faint { opacity: .45 }
 .dashed { stroke-dasharray: 6 4 } .dotted { stroke-dasharray: 1.5 3 }
@@ -70,6 +78,7 @@ PRINT = """
   .charts { grid-template-columns: 1fr 1fr } .wide svg:not(.swatch) { min-width: 0 } table { font-size: 9px }
   tbody th { position: static } th, td { padding: 3px 5px } summary { display: none }
   .answer, .tile, .board, .bar, .area, .mark { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+  .matrix td { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
 """
 
@@ -86,9 +95,15 @@ def style() -> str:
         f".line.{it},.hollow.{it}{{stroke:var(--{it})}}.mark.{it},.bar.{it},.area.{it}{{fill:var(--{it})}}"
         for it in series
     )
+    # Light enough at its darkest for the ink on it.
+    shades = "".join(
+        f".{name}{step}{{background:color-mix(in srgb,var(--{colour}) {round(step * 55 / SHADES)}%,var(--paper))}}"
+        for name, colour in (("h", "c0"), ("w", "c1"))
+        for step in range(1, SHADES + 1)
+    )
     return (
         f":root{{color-scheme:light dark;{_variables(LIGHT, COLOURS)}}}"
         # On paper it is always light.
         f"@media screen and (prefers-color-scheme:dark){{:root{{{_variables(DARK, COLOURS_DARK)}}}}}"
-        f"{RULES}{drawn}{PRINT}"
+        f"{RULES}{drawn}{shades}{PRINT}"
     )

@@ -67,13 +67,14 @@ class Results:
 
     def accuracy(self) -> dict[int, float]:
         """Accuracy of the global model by round: the mean over the peers' test splits, weighted by their examples."""
-        return self._mean(lambda row: row.global_accuracy)
+        return self.mean(lambda row: row.global_accuracy)
 
     def int8_accuracy(self) -> dict[int, float]:
         """The same of its int8 model, for the rounds that have one."""
-        return self._mean(lambda row: row.int8_accuracy)
+        return self.mean(lambda row: row.int8_accuracy)
 
-    def _mean(self, value: Callable[[Row], float | None]) -> dict[int, float]:
+    def mean(self, value: Callable[[Row], float | None]) -> dict[int, float]:
+        """A value by round, weighted by test examples, over the peers that have one."""
         totals: dict[int, list[float]] = {}
         for rows in self.peers.values():
             for row in rows:
@@ -114,6 +115,15 @@ class Results:
     def end(self) -> str:
         """Why the run ended; empty: it did not."""
         return next((str(line.get("reason")) for line in reversed(list(self.events("finished")))), "")
+
+
+def by_round(results: Results) -> dict[int, list[Row]]:
+    """The rows of all peers, by round."""
+    found: dict[int, list[Row]] = {}
+    for rows in results.peers.values():
+        for row in rows:
+            found.setdefault(row.round, []).append(row)
+    return dict(sorted(found.items()))
 
 
 def is_number(value: object) -> bool:

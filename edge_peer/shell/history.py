@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -56,10 +56,12 @@ class History:
     Args:
         folder: The `runs` folder.
         peer: Whose rows they are.
+        clock: The time as ISO 8601.
     """
 
-    def __init__(self, folder: Path, peer: str) -> None:
+    def __init__(self, folder: Path, peer: str, clock: Callable[[], str] = now_utc) -> None:
         self._folder = folder
+        self._clock = clock
         self._peer = peer
         self._last_round: dict[str, int] = {}
         self._logs: set[Path] = set()
@@ -87,7 +89,7 @@ class History:
             "round": row.round,
             "role": row.role,
             "controller": row.controller,
-            "time_utc": now_utc(),
+            "time_utc": self._clock(),
             "examples": row.examples,
             "train_loss": _number(row.train_loss),
             "local_accuracy": _number(row.local.accuracy if row.local else None),
@@ -117,7 +119,7 @@ class History:
 
     def log_round(self, run_id: str | None, event: str, fields: Mapping[str, object]) -> None:
         """Append one line to the controller's round log; what belongs to no run goes beside the runs."""
-        line = {"time_utc": now_utc(), "peer": self._peer, "event": event, **fields}
+        line = {"time_utc": self._clock(), "peer": self._peer, "event": event, **fields}
         folder = self.run_folder(run_id) if run_id is not None else _made(self._folder)
         path = folder / "rounds.jsonl"
         if path not in self._logs:
