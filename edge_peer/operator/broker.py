@@ -14,6 +14,7 @@ from pathlib import Path
 from edge_peer.errors import BrokerError, ResourceError
 from edge_peer.operator import processes
 from edge_peer.operator.dashboard.site import LISTENER, write_site
+from edge_peer.operator.debian import require_program, sudo
 
 HOST = "127.0.0.1"
 START_S = 10.0
@@ -47,43 +48,17 @@ def require_mosquitto(say: Callable[[str], None]) -> str:
     Raises:
         ResourceError: It is not there and cannot be installed; says what to do.
     """
-    program = find_mosquitto()
-    if program is not None:
-        return program
-    remedy = "install it: sudo apt-get install mosquitto"
-    if shutil.which("apt-get") is None:
-        raise ResourceError(f"mosquitto is not installed, and this is no Debian: {remedy.replace('sudo apt-get', '')}")
-    prefix = [] if os.geteuid() == 0 else ["sudo"]
-    if prefix and shutil.which("sudo") is None:
-        raise ResourceError(
-            f"mosquitto is not installed, and there is no sudo: as root, {remedy[len('install it: sudo ') :]}"
-        )
-    say("installing mosquitto (apt-get)")
-    for command in (
-        ["apt-get", "install", "--yes", "--no-install-recommends", "mosquitto"],
-        ["apt-get", "update"],
-        ["apt-get", "install", "--yes", "--no-install-recommends", "mosquitto"],
-    ):
-        done = subprocess.run(  # noqa: S603 - the command is ours
-            # sudo drops the environment, and nobody is there to answer a question.
-            [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        program = find_mosquitto()
-        if program is not None:
-            _disable_service(prefix)
-            return program
-    raise ResourceError(f"mosquitto could not be installed ({done.stderr.strip()[-300:]}); {remedy}")
+    program, installed = require_program(find_mosquitto, "mosquitto", say)
+    if installed:
+        _disable_service()
+    return program
 
 
-def _disable_service(prefix: list[str]) -> None:
+def _disable_service() -> None:
     """The package starts a broker on port 1883, which nobody has asked for."""
     if Path("/run/systemd/system").is_dir():
         subprocess.run(  # noqa: S603 - the command is ours
-            [*prefix, "systemctl", "disable", "--now", "mosquitto"], capture_output=True, check=False
+            [*sudo(), "systemctl", "disable", "--now", "mosquitto"], capture_output=True, check=False
         )
 
 
