@@ -15,7 +15,7 @@ import pytest
 
 from docs.tables import attributes
 from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Stop, Vote
-from edge_peer.protocol.peer import TRANSITIONS
+from edge_peer.protocol.roles import TRANSITIONS
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.protocol.tenure import CHANGES

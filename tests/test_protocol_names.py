@@ -7,7 +7,7 @@ from dataclasses import replace
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import Presence, Vote
-from edge_peer.protocol.peer import RIVAL_COMES_BACK
+from edge_peer.protocol.name import RIVAL_COMES_BACK
 from edge_peer.protocol.topics import PRESENCE, VOTE
 from tests.sim.hand import TIMING, Hand, presence
 

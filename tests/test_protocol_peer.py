@@ -15,7 +15,8 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol import peer as peer_module
 from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Stop, Vote, encode
-from edge_peer.protocol.peer import LEADING, OFFLINE, STOPPED, TRANSITIONS, Peer
+from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.roles import LEADING, OFFLINE, STOPPED, TRANSITIONS
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import SavedState
 from edge_peer.protocol.tensors import ModelRef

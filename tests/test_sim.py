@@ -10,7 +10,7 @@ import pytest
 
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round, decode
-from edge_peer.protocol.peer import FOLLOWING
+from edge_peer.protocol.roles import FOLLOWING
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.topics import ROUND
 from tests.sim.__main__ import failure, main

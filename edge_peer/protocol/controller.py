@@ -15,6 +15,7 @@ from collections.abc import Callable
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.downlink import Downlink
+from edge_peer.protocol.election import choose
 from edge_peer.protocol.ending import Ending
 from edge_peer.protocol.messages import FINISHED, Evaluation, Round
 from edge_peer.protocol.round_document import round_document
@@ -135,6 +136,24 @@ class Controller:
         """When `step` must be called again at the latest."""
         beat_s = self._tenure.lease.beat_due_s
         return min(beat_s, self._tenure.deadline_s) if self.has_lease else beat_s
+
+    def why_resign(self) -> str:
+        """Why this controller is of no use to the others; empty: it is."""
+        context = self._context
+        others = context.roster.online()
+        for peer, presence in others.items():
+            if presence.elected > self.term:
+                return f"{peer} has seen a controller of term {presence.elected}"
+        if not context.settings.control and any(presence.control for presence in others.values()):
+            return "is to control no more"
+        if context.lacking():
+            return context.lacking()
+        if self.document is None or self.document.participants:
+            return ""
+        best = choose(context.everyone())
+        if best in others and others[best].model_digest != context.settings.model_digest:
+            return f"more peers have {best}'s model than its own"
+        return ""
 
     def resign(self) -> None:
         """Take back the retained documents of a controller that is one no more."""

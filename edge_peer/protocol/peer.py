@@ -12,7 +12,6 @@ source, or touches a socket or file.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -21,48 +20,20 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.controller import Controller
-from edge_peer.protocol.election import Election, choose
-from edge_peer.protocol.messages import Evaluation, Presence, Round, Start, Stop, Vote
+from edge_peer.protocol.documents import Documents
+from edge_peer.protocol.election import Election
+from edge_peer.protocol.leaders import Leaders
+from edge_peer.protocol.messages import Presence
+from edge_peer.protocol.roles import ELECTING, FOLLOWING, JOINING, LEADING, OFFLINE, STOPPED, TRANSITIONS
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState
+from edge_peer.protocol.status import status_line
 from edge_peer.protocol.topics import DELTA, EVALUATION, MODEL, PRESENCE, ROUND, START, STOP, UPDATE, VOTE
 from edge_peer.protocol.training import Trainer
 
-OFFLINE = "offline"
-JOINING = "joining"
-ELECTING = "electing"
-FOLLOWING = "following"
-LEADING = "leading"
-STOPPED = "stopped"
-
-#: (role, what happens) -> role. docs/protocol.md shows this table; any other pair is a bug in this program.
-TRANSITIONS: dict[tuple[str, str], str] = {
-    (OFFLINE, "connected"): JOINING,
-    (JOINING, "controller seen"): FOLLOWING,
-    (JOINING, "grace over, no controller"): ELECTING,
-    (JOINING, "called to an election"): ELECTING,
-    (JOINING, "grace over, still controller"): LEADING,
-    (ELECTING, "controller seen"): FOLLOWING,
-    (ELECTING, "elected"): LEADING,
-    (FOLLOWING, "controller lost"): ELECTING,
-    (LEADING, "controller seen"): FOLLOWING,
-    (LEADING, "resigned"): ELECTING,
-    (JOINING, "disconnected"): OFFLINE,
-    (ELECTING, "disconnected"): OFFLINE,
-    (FOLLOWING, "disconnected"): OFFLINE,
-    (LEADING, "disconnected"): OFFLINE,
-    (OFFLINE, "shut down"): STOPPED,
-    (JOINING, "shut down"): STOPPED,
-    (ELECTING, "shut down"): STOPPED,
-    (FOLLOWING, "shut down"): STOPPED,
-    (LEADING, "shut down"): STOPPED,
-}
 EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, DELTA, STOP, START)
 CONTROLLER_READS = (UPDATE, EVALUATION)
-#: So often the same other session is found under this peer's name before the name is given up.
-RIVAL_COMES_BACK = 3
-RIVALS_MAX = 100
 #: More global models than this are never held; the oldest are of no use to anybody.
 MODELS_MAX = 8
 
@@ -81,18 +52,13 @@ class Peer:
         self._context = Context(settings, state, rng, stamp)
         self._election = Election(self._context, max(state.voted_term, state.elected_term))
         self._trainer = Trainer(self._context)
+        self._leaders = Leaders(self._context)
+        self._documents = Documents(self._context, self._leaders)
         self._controller: Controller | None = None
         self._following: str | None = None
         self._grace_s: float | None = None
-        #: Others have begun an election within this peer's grace.
-        self._called = False
         self._window_s = float("inf")
-        #: The broker has echoed this process's presence.
-        self._known_here = False
-        #: How often another session's presence stood under this name after a reconnection.
-        self._rivals: Counter[str] = Counter()
         self._status = ""
-        self._own_documents = False
         self.role = OFFLINE
 
     # ------------------------------------------------------------------ the interface
@@ -154,12 +120,12 @@ class Peer:
         times = [self._grace_s] if self._grace_s is not None else []
         if self.role in (FOLLOWING, LEADING):
             times.append(self._trainer.next_deadline_s())
-        if self.role == ELECTING and (self._grace_s is None or self._called):
+        if self.role == ELECTING and (self._grace_s is None or self._documents.called):
             times.append(self._election.deadline_s() if self._election.active else self._window_s)
         if self.role == LEADING and self._controller is not None:
             times.append(self._controller.next_deadline_s())
         if self.role == FOLLOWING and self._following is not None:
-            times.append(self._context.rounds[self._following][1] + self._context.timing.lease_s)
+            times.append(self._leaders.lapses_s(self._following))
         time = min(times, default=float("inf"))
         return time if time < float("inf") else None
 
@@ -176,9 +142,7 @@ class Peer:
         self._move("connected")
         self._grace_s = context.now_s + context.timing.grace_s
         self._window_s = context.now_s + context.timing.startup_window_s
-        for peer, (document, _) in list(context.rounds.items()):
-            # A lease that ran while nothing could be heard has not run.
-            context.rounds[peer] = (document, context.now_s)
+        self._leaders.on_connected()
         context.emit(do.Subscribe(EVERYONE_READS))
         if self._controller is not None:
             context.emit(do.Subscribe(CONTROLLER_READS))
@@ -199,78 +163,16 @@ class Peer:
             return
         self._move("disconnected")
         self._grace_s = None
-        self._called = False
+        self._documents.called = False
         self._following = None
         self._election.leave()
         context.roster.disconnected()
 
     def _on_document(self, event: ev.DocumentReceived) -> None:
-        context = self._context
-        document = event.document
-        if event.peer == context.peer:
-            self._on_own_document(event)
-            return
-        if not context.roster.admits(event.peer):
-            return
-        if isinstance(document, Stop):
-            context.stops[event.peer] = document
-        elif event.kind == STOP:
-            context.stops.pop(event.peer, None)
-        elif isinstance(document, Start):
-            self._on_start(document)
-        elif isinstance(document, Presence) or event.kind == PRESENCE:
-            context.roster.on_presence(event.peer, document if isinstance(document, Presence) else None)
-            if isinstance(document, Presence) and not event.retained:
-                self._heed(document)
-        elif isinstance(document, Vote) or event.kind == VOTE:
-            context.roster.on_vote(event.peer, document if isinstance(document, Vote) else None)
-        elif isinstance(document, Round):
-            self._on_round(event.peer, document)
-        elif event.kind == ROUND:
-            context.rounds.pop(event.peer, None)
-        elif isinstance(document, Evaluation):
-            presence = context.roster.presence(event.peer)
-            if self._controller is not None and presence is not None and presence.session == document.session:
-                self._controller.on_evaluation(event.peer, document)
-        offline = isinstance(document, Presence) and not document.online
-        if not event.retained and not offline and document is not None:
-            context.roster.heard(event.peer, context.now_s)
-
-    def _on_own_document(self, event: ev.DocumentReceived) -> None:
-        """The broker's copy of what this peer said: an echo, or what somebody or something made of it."""
-        context = self._context
-        document = event.document
-        if event.kind == PRESENCE:
-            self._on_own_presence(document if isinstance(document, Presence) else None, event.retained)
-        elif event.kind == STOP:
-            if isinstance(document, Stop):
-                context.stops[event.peer] = document
-            else:
-                context.stops.pop(event.peer, None)
-        elif isinstance(document, Start):
-            self._on_start(document)
-        elif event.kind == ROUND:
-            self._on_own_round(document if isinstance(document, Round) else None)
-        elif isinstance(document, Evaluation) and self._controller is not None:
-            self._controller.on_evaluation(event.peer, document)
-
-    def _on_own_presence(self, document: Presence | None, retained: bool) -> None:
-        context = self._context
-        if document is not None and document.session == context.settings.session:
-            self._known_here = True
-            if not document.online:
-                context.publish_presence(always=True)
-            return
-        if document is not None and retained and self._known_here and len(self._rivals) < RIVALS_MAX:
-            # A broker that has gone back to an old snapshot shows an earlier process once. One that comes back each
-            # time that it was overwritten lives, and had the name while this process was away. (Not every broker says
-            # so when it ends a connection in favour of another.) The other one finds its document, and stays.
-            self._rivals[document.session] += 1
-            if self._rivals[document.session] >= RIVAL_COMES_BACK:
-                context.emit(do.Publish(PRESENCE, document))
-                self._give_up_name()
-                return
-        context.publish_presence(always=True)
+        if event.peer != self._context.peer:
+            self._documents.of_another(event, self._controller, in_grace=self._grace_s is not None)
+        elif self._documents.own(event, self._controller):
+            self._give_up_name()
 
     def _give_up_name(self) -> None:
         context = self._context
@@ -279,48 +181,6 @@ class Peer:
         )
         context.emit(do.Exit("another process connected with this peer's name", failed=True))
         self._move("shut down")
-
-    def _heed(self, presence: Presence) -> None:
-        """An election that others hold now is no suspicion of this peer's own: it need not wait out its grace."""
-        term = self._context.state.elected_term
-        if self._grace_s is not None and presence.online and presence.election > max(presence.elected, term):
-            self._called = True
-
-    def _on_own_round(self, document: Round | None) -> None:
-        context = self._context
-        controller = self._controller
-        if document is not None:
-            context.learn(document)
-        if controller is None:
-            # Left behind by this peer's last process or controllership; taken back once there is a controller.
-            self._own_documents = document is not None
-        elif document is not None and (document.session, document.term) == (
-            context.settings.session,
-            controller.term,
-        ):
-            controller.on_echo(document.beat)
-        elif document is None or document.term != controller.term:
-            controller.on_overwritten()
-
-    def _on_round(self, peer: str, document: Round) -> None:
-        context = self._context
-        context.learn(document)
-        if document.term < context.state.elected_term:
-            return
-        held = context.rounds.get(peer)
-        if held is not None and (document.term, document.beat) < (held[0].term, held[0].beat):
-            return
-        if held is not None and held[0] == document:
-            # A duplicate from the broker is not a beat: it does not renew the lease.
-            return
-        context.rounds[peer] = (document, context.now_s)
-
-    def _on_start(self, document: Start) -> None:
-        context = self._context
-        known = context.run.number if context.run is not None else 0
-        if document.after >= max(known, context.finished_number()) and not context.wants_run:
-            context.wants_run = True
-            context.log("asked to start another run")
 
     def _on_model(self, event: ev.ModelReceived) -> None:
         context = self._context
@@ -385,49 +245,23 @@ class Peer:
             return
         if self._grace_s is not None and context.now_s >= self._grace_s:
             self._grace_s = None
-            self._called = False
+            self._documents.called = False
             context.roster.grace_over()
         context.believe_finished()
         if not self._election.active:
             context.strained = context.strained_now
         context.publish_presence()
-        best = self._best_controller()
+        own_term = self._controller.term if self._controller is not None else 0
+        best = self._leaders.best(own_term, in_grace=self._grace_s is not None)
         if best is not None:
             self._follow(best)
-        elif self.role == LEADING and self._why_resign():
-            self._resign(self._why_resign())
-            self._elect()
         elif self._controller is not None:
             self._lead_on()
         else:
             self._lose_controller()
-            if self._grace_s is None or self._called:
+            if self._grace_s is None or self._documents.called:
                 self._elect()
         self._work()
-
-    def _best_controller(self) -> str | None:
-        """The other peer that is controller by the latest documents, unless it is this one."""
-        context = self._context
-        alive = {
-            peer: document
-            for peer, (document, heard_s) in context.rounds.items()
-            if document.term >= context.state.elected_term
-            and context.is_current(peer, document.session)
-            and (self._grace_s is not None or context.now_s < heard_s + context.timing.lease_s)
-        }
-        if not alive:
-            return None
-        best = max(alive, key=lambda peer: (alive[peer].term, self._strength(peer)))
-        mine = self._controller.term if self._controller is not None else 0
-        theirs = alive[best].term
-        if mine > theirs or (mine == theirs and self._strength(context.peer) > self._strength(best)):
-            return None
-        return best
-
-    def _strength(self, peer: str) -> tuple[float, str]:
-        """Of two controllers that meet: by what does not come and go within a session, so that both see it alike."""
-        presence = self._context.everyone().get(peer)
-        return (presence.score if presence is not None else 0.0, peer)
 
     def _follow(self, peer: str) -> None:
         context = self._context
@@ -435,14 +269,14 @@ class Peer:
         if self._controller is not None:
             self._step_down(peer, term)
         self._election.leave()
-        self._called = False
+        self._documents.called = False
         if self.role != FOLLOWING:
             self._move("controller seen")
         if self._following != peer:
             context.log(f"follows {peer}, controller of term {term}")
         self._following = peer
         context.save(elected_term=max(term, context.state.elected_term))
-        if self._own_documents and self._grace_s is None:
+        if self._documents.left_behind and self._grace_s is None:
             self._take_back()
 
     def _step_down(self, peer: str, term: int) -> None:
@@ -460,28 +294,9 @@ class Peer:
         self._take_back()
 
     def _take_back(self) -> None:
-        self._own_documents = False
+        self._documents.left_behind = False
         self._context.emit(do.Publish(ROUND, None))
         self._context.emit(do.ClearModel())
-
-    def _why_resign(self) -> str:
-        """Why this controller is of no use to the others; empty: it is."""
-        context = self._context
-        assert self._controller is not None
-        others = context.roster.online()
-        for peer, presence in others.items():
-            if presence.elected > self._controller.term:
-                return f"{peer} has seen a controller of term {presence.elected}"
-        if not context.settings.control and any(presence.control for presence in others.values()):
-            return "is to control no more"
-        if context.lacking():
-            return context.lacking()
-        if self._controller.document is None or self._controller.document.participants:
-            return ""
-        best = choose(context.everyone())
-        if best in others and others[best].model_digest != context.settings.model_digest:
-            return f"more peers have {best}'s model than its own"
-        return ""
 
     def _resign(self, why: str) -> None:
         context = self._context
@@ -491,7 +306,12 @@ class Peer:
         self._move("resigned")
 
     def _lead_on(self) -> None:
-        if self.role == JOINING and self._grace_s is None:
+        assert self._controller is not None
+        why = self._controller.why_resign() if self.role == LEADING else ""
+        if why:
+            self._resign(why)
+            self._elect()
+        elif self.role == JOINING and self._grace_s is None:
             self._move("grace over, still controller")
 
     def _lose_controller(self) -> None:
@@ -508,7 +328,7 @@ class Peer:
     def _elect(self) -> None:
         context = self._context
         if self.role == JOINING:
-            self._move("called to an election" if self._called else "grace over, no controller")
+            self._move("called to an election" if self._documents.called else "grace over, no controller")
         if context.settings.roster is None and not self._election.active:
             seen = len(context.roster.online()) + 1
             if seen < context.settings.min_peers and context.now_s < self._window_s:
@@ -524,7 +344,7 @@ class Peer:
         context.save(elected_term=term)
         context.log(f"is controller of term {term}")
         self._controller = Controller(context, term, self._election.begun_s)
-        self._own_documents = False
+        self._documents.left_behind = False
         context.emit(do.Subscribe(CONTROLLER_READS))
         run = context.run.run_id if context.run is not None and not context.is_finished(context.run) else None
         context.emit(do.LogRound(run, "elected", {"term": term}))
@@ -555,17 +375,7 @@ class Peer:
             document = self._controller.document
         elif self._following is not None:
             document = context.rounds[self._following][0]
-        text = f"{self.role}, term {context.state.elected_term}"
-        if self._following is not None:
-            text += f", controller {self._following}"
-        if document is not None and document.run_id is not None:
-            text += f", run {document.run_id}, round {document.round}/{document.settings.rounds_max} {document.state}"
-            if document.accuracy is not None:
-                text += f", accuracy {document.accuracy:.4f}"
-            if document.int8_accuracy is not None:
-                text += f", int8 {document.int8_accuracy:.4f}"
-        elif document is not None and document.reason:
-            text += f", {document.reason}"
+        text = status_line(self.role, context.state.elected_term, self._following, document)
         if text != self._status:
             self._status = text
             context.emit(do.SetStatus(text))

@@ -10,7 +10,7 @@ import numpy as np
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.events import TrainingKey
 from edge_peer.protocol.messages import Round
-from edge_peer.protocol.peer import LEADING
+from edge_peer.protocol.roles import LEADING
 
 if TYPE_CHECKING:
     from tests.sim.process import Process

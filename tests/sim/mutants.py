@@ -16,6 +16,7 @@ from edge_peer.protocol.context import Context
 from edge_peer.protocol.downlink import Downlink
 from edge_peer.protocol.election import Election, choose
 from edge_peer.protocol.ending import Ending
+from edge_peer.protocol.leaders import Leaders
 from edge_peer.protocol.lease import Lease
 from edge_peer.protocol.memories import Memories
 from edge_peer.protocol.messages import Round, Vote
@@ -70,7 +71,7 @@ class Mutant:
 _step = Election.step
 _peer_init = Peer.__init__
 _handle = Peer.handle
-_best_controller = Peer._best_controller
+_best = Leaders.best
 _open = Rounds._open
 _send = Trainer._send
 _emit = Context.emit
@@ -96,21 +97,16 @@ def _forgets_its_vote(
     _peer_init(self, settings, replace(state, voted_term=0, voted_for=""), rng, stamp)
 
 
-def _follows_old_terms(self: Peer, peer: str, document: Round) -> None:
-    self._context.learn(document)
-    self._context.rounds[peer] = (document, self._context.now_s)
-
-
-def _best_of_any_term(self: Peer) -> str | None:
+def _best_of_any_term(self: Leaders, own_term: int, in_grace: bool) -> str | None:
     context = self._context
     state, context.state = context.state, replace(context.state, elected_term=0)
-    best = _best_controller(self)
+    best = _best(self, own_term, in_grace)
     context.state = state
     return best
 
 
-def _does_not_step_down(self: Peer) -> str | None:
-    return None if self._controller is not None else _best_controller(self)
+def _does_not_step_down(self: Leaders, own_term: int, in_grace: bool) -> str | None:
+    return None if own_term else _best(self, own_term, in_grace)
 
 
 def _counts_twice(self: Context, command: do.Command) -> None:
@@ -224,8 +220,8 @@ MUTANTS = (
     Mutant("votes twice in a term", "votes in term", Election, "step", _votes_twice),
     Mutant("forgets its vote over a restart", "votes in term", Peer, "__init__", _forgets_its_vote),
     Mutant("elects with one vote", "two controllers", election_module, "quorum", lambda roster, seen: 1),
-    Mutant("follows controllers of old terms", "which is over", Peer, "_best_controller", _best_of_any_term, "hangs"),
-    Mutant("does not step down", "controllers: [", Peer, "_best_controller", _does_not_step_down, "network"),
+    Mutant("follows controllers of old terms", "which is over", Leaders, "best", _best_of_any_term, "hangs"),
+    Mutant("does not step down", "controllers: [", Leaders, "best", _does_not_step_down, "network"),
     Mutant("counts an update twice", "not each once", Context, "emit", _counts_twice),
     Mutant("counts every update alike", "that was made for", Context, "emit", _counts_wrong_weights),
     Mutant(

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import FINISHED, Start, Stop, encode
-from edge_peer.protocol.peer import FOLLOWING, LEADING, Peer
+from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.roles import FOLLOWING, LEADING
 from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import START, STOP
 from tests.sim import scenario as sc
