@@ -88,7 +88,7 @@ class Controller:
         """Lead a round to its commit."""
         offers = {}
         # In an order of its own: that of the network is of no consequence.
-        for peer in random.Random(round_ * term).sample(PEERS, len(PEERS)):
+        for peer in random.Random(f"{self.name}{round_ * term}").sample(PEERS, len(PEERS)):
             offers[peer], payload = self.offer(peer, term, round_, base.digest)
             if peer != self.name:
                 self.receive(peer, payload)

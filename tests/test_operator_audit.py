@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audited_runs import ARTIFACTS, LAYOUT, MODEL, RUN_ID, Made, change_of
+from audited_runs import ARTIFACTS, LAYOUT, MODEL, RUN_ID, Controller, Made, change_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_aggregator_determinism import ROOT, dispatched
@@ -142,6 +142,23 @@ def test_two_controllers_that_are_fed_the_same_updates_make_the_same_bytes(
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.splitlines()[-1] == "clean: 4 rounds, 4 recomputed"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_controllers_that_hear_the_same_updates_in_another_order_make_the_same_file(
+    tmp_path: Path, name: str
+) -> None:
+    """Each has made one of them itself, and received the others."""
+    one, other = (Controller(tmp_path / it, it, RUNS[name]) for it in ("a", "b"))
+    bases = [GlobalModel(MODEL.initial())] * 2
+    for round_ in (1, 2, 3):
+        made = [it.round(1, round_, base)[0] for it, base in zip((one, other), bases, strict=True)]
+        files = [encode_model(LAYOUT, ModelRef(RUN_ID, 1, round_, 1, it.digest), it) for it in made]
+        assert files[0] == files[1]
+        assert made[0].digest != bases[0].digest
+        bases = made
+    for it in (one, other):
+        it.kept.stop()
 
 
 # ---------------------------------------------------------------------- the command

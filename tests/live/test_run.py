@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from aggregator_core.reference import weighted_mean
 from edge_peer.__main__ import main
 from edge_peer.shell.history import COLUMNS
+from edge_peer.shell.kept_updates import SUFFIX, UPDATES
+from edge_peer.shell.payload import decode_offer, decode_update
 from edge_peer.trainers.artifacts import load_artifacts
 from tests.live.harness import ARTIFACTS, Live
 
@@ -48,8 +51,8 @@ def test_a_whole_run_reaches_the_accuracy_of_plain_fedavg(live: Make, large: Pat
 
 
 def test_the_committed_model_is_the_mean_of_the_updates(live: Make, small: Path) -> None:
-    """From the files alone: the digests of the round log chain from the initial weights to the final model."""
-    it = live(small, 3, {"run": {"rounds_max": 3}})
+    """From the files alone: the digests chain, and each model is what slow arithmetic makes of the updates kept."""
+    it = live(small, 3, {"run": {"rounds_max": 3}, "peer": {"keep_updates": True}})
     it.configure()
     it.start()
     end = it.wait_finished()
@@ -59,8 +62,20 @@ def test_the_committed_model_is_the_mean_of_the_updates(live: Make, small: Path)
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert [line["base"] for line in lines] == [artifacts.initial_sha256, *(line["sha256"] for line in lines[:-1])]
     assert all(set(line["accepted"]) == set(it.peers) for line in lines)
+    model = artifacts.initial().astype(np.float64)
+    for line in lines:
+        folder = it.run_folder(line["peer"], str(end.run_id)) / UPDATES / str(line["round"])
+        changes = []
+        for peer, counted in line["accepted"].items():
+            payload = (folder / f"{peer}{SUFFIX}").read_bytes()
+            offer = decode_offer(payload)
+            assert (offer.round, offer.base, offer.digest) == (line["round"], line["base"], counted["digest"])
+            changes.append(decode_update(payload, offer, artifacts.layout).vector.tolist())
+        model += weighted_mean(changes, [counted["examples"] for counted in line["accepted"].values()])
     final = artifacts.layout.join(load_file(it.run_folder("peer1", str(end.run_id)) / "model.safetensors"))
     assert hashlib.sha256(np.ascontiguousarray(final, "<f4").tobytes()).hexdigest() == lines[-1]["sha256"]
+    assert np.allclose(final, model, rtol=0, atol=1e-6)
+    assert not np.allclose(final, artifacts.initial(), rtol=0, atol=1e-2), "it has learned something"
 
 
 def test_the_same_seed_gives_the_same_bytes_and_runs_never_mix(
