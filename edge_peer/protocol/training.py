@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.context import Context
+from edge_peer.protocol.evaluating import Evaluating
 from edge_peer.protocol.events import (
     LocalEvaluated,
     ModelEvaluated,
@@ -17,12 +18,12 @@ from edge_peer.protocol.events import (
     TrainingKey,
 )
 from edge_peer.protocol.memories import Memories
-from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Evaluation, Report, Round
+from edge_peer.protocol.messages import FINISHED, TRAINING, Round
 from edge_peer.protocol.run_settings import WHOLE
 from edge_peer.protocol.selection import is_choice
 from edge_peer.protocol.state import RunRecord
 from edge_peer.protocol.tensors import ModelRef, UpdateOffer
-from edge_peer.protocol.topics import EVALUATION, MODEL
+from edge_peer.protocol.topics import MODEL
 
 
 class Trainer:
@@ -31,18 +32,13 @@ class Trainer:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._memories = Memories(context.peer, context.state.memories)
+        self._evaluating = Evaluating(context)
         self._training: TrainingKey | None = None
         self._update: TrainingDone | None = None
-        self._made: TrainingDone | None = None
-        self._local: tuple[TrainingKey, Report] | None = None
         self._failed: TrainingKey | None = None
         self._failed_s = float("-inf")
         self._sent: tuple[str, int, str, int] | None = None
         self._sent_s = float("-inf")
-        self._evaluating: str | None = None
-        self._evaluated: ModelEvaluated | None = None
-        self._told: tuple[str, int, bool] | None = None
-        self._told_s = float("-inf")
         self._asked_s: float | None = None
         #: What was sent before this connection did not come, and will not come any more.
         self._late = True
@@ -51,8 +47,6 @@ class Trainer:
         self._seen_before: tuple[str, int, int] | None = None
         self._served_s = float("-inf")
         self._kept: frozenset[str] = frozenset()
-        self._row: tuple[str, int] | None = None
-        self._handed_in: ModelRef | None = None
         self._outbox: tuple[UpdateOffer, float] | None = None
         self._reported_missing: tuple[int, int, int] | None = None
         self._reported_s = float("-inf")
@@ -65,7 +59,7 @@ class Trainer:
     def on_connected(self) -> None:
         """Nothing that was sent on the old connection is known to have arrived."""
         self._sent = None
-        self._told = None
+        self._evaluating.on_connected()
         self._asked_s = None
         self._late = True
         self._seen_before = self._seen
@@ -74,14 +68,15 @@ class Trainer:
         """The update is ready."""
         if self._training == event.key:
             self._training = None
-        self._update = self._made = event
+        self._update = event
+        self._evaluating.on_trained(event)
         self._sent = None
         if event.remembers:
             self._memories.made(event.key, event.digest)
 
     def on_local(self, event: LocalEvaluated) -> None:
         """The local model's score is known."""
-        self._local = (event.key, event.report)
+        self._evaluating.on_local(event)
 
     def on_failed(self, event: TrainingFailed) -> None:
         """This round goes on without this peer, which says why in its presence."""
@@ -95,10 +90,7 @@ class Trainer:
 
     def on_evaluated(self, event: ModelEvaluated) -> None:
         """The global model's score on the own test split is known; it is told at the next step."""
-        if self._evaluating == event.ref.sha256:
-            self._evaluating = None
-        self._evaluated = event
-        self._told = None
+        self._evaluating.on_evaluated(event)
 
     def take_own_update(self) -> tuple[UpdateOffer, float] | None:
         """The update for a controller that is this peer, and its norm: it does not go over the broker."""
@@ -150,7 +142,7 @@ class Trainer:
         if taking_part:
             self._context.hold(base, later=True)
         self._keep(base)
-        self._evaluate(base)
+        self._evaluating.evaluate(base)
         if document.state == TRAINING and run is not None and run.finished is None:
             self._train(controller, document, base)
         # Only now, while the worker trains already.
@@ -158,9 +150,9 @@ class Trainer:
             self._wake(self._context.save_held_in_time())
         else:
             self._context.save_held()
-        self._tell(controller, document, taking_part)
+        self._wake(self._evaluating.tell(controller, document, taking_part))
         if document.state == FINISHED and taking_part:
-            self._hand_in(controller, document, base)
+            self._evaluating.hand_in(controller, document, base)
 
     def _has_same_model(self, controller: str, document: Round) -> bool:
         """Whether the controller's run is about the model that this peer has; says so, once, if it is not."""
@@ -188,7 +180,8 @@ class Trainer:
         ):
             record = RunRecord(document.run_id, document.run_number, document.settings)
             context.save(run=record)
-            self._update = self._local = self._evaluated = self._row = None
+            self._update = None
+            self._evaluating.on_run()
             context.log(f"takes part in run {document.run_id}")
 
     def _is_ahead(self, base: ModelRef) -> bool:
@@ -279,15 +272,6 @@ class Trainer:
         self._context.models &= keep
         self._context.emit(do.KeepModels(keep))
 
-    def _evaluate(self, base: ModelRef) -> None:
-        context = self._context
-        if context.settings.test_examples < 1:
-            return
-        done = self._evaluated is not None and self._evaluated.ref.sha256 == base.sha256
-        if not done and self._evaluating != base.sha256:
-            self._evaluating = base.sha256
-            context.emit(do.StartEvaluation(base))
-
     def _train(self, controller: str, document: Round, base: ModelRef) -> None:
         context = self._context
         key = TrainingKey(base.run_id, document.round, base.sha256)
@@ -347,67 +331,3 @@ class Trainer:
             self._outbox = (offer, update.norm)
         else:
             context.emit(do.PublishUpdate(offer))
-
-    def _tell(self, controller: str, document: Round, taking_part: bool) -> None:
-        """Publish the evaluation, again where the controller has not listed it; write the CSV row once."""
-        context = self._context
-        event, base = self._evaluated, document.base
-        if event is None or base is None or event.ref.sha256 != base.sha256 or document.state == WAITING:
-            return
-        if taking_part:
-            self._write_row(controller, event, base)
-        final = document.state == FINISHED
-        telling = (base.sha256, document.term, final)
-        missed = final and not document.complete and context.peer not in document.reports
-        overdue = missed and context.now_s >= self._told_s + context.timing.resend_s
-        if self._told != telling or overdue:
-            self._told, self._told_s = telling, context.now_s
-            evaluation = Evaluation(context.settings.session, base.run_id, base.round, base.sha256, event.report, final)
-            context.emit(do.Publish(EVALUATION, evaluation))
-        if missed:
-            self._wake(self._told_s + context.timing.resend_s)
-
-    def _hand_in(self, controller: str, document: Round, base: ModelRef) -> None:
-        """Hand the final model in, after the last row.
-
-        Again, if a later controller that never heard of this end has ended the run with another model.
-        """
-        context = self._context
-        scored = self._evaluated is not None and self._evaluated.ref.sha256 == base.sha256
-        if self._handed_in == base or (context.settings.test_examples > 0 and not scored):
-            return
-        if controller == context.peer and context.own_end != base:
-            # Nobody has heard of it yet, and somebody else may be controller by now.
-            return
-        self._handed_in = base
-        context.emit(do.RunFinished(base, document.settings, document.reason))
-
-    def _write_row(self, controller: str, event: ModelEvaluated, base: ModelRef) -> None:
-        """The row of round r: the training of round r, and the score of the model after it."""
-        context = self._context
-        if self._row is not None and self._row >= (base.run_id, base.round) and self._row[0] == base.run_id:
-            return
-        self._row = (base.run_id, base.round)
-        update = self._last_update(base)
-        local = self._local[1] if update and self._local and self._local[0] == update.key else None
-        role = "controller" if controller == context.peer else "trainer" if update else "observer"
-        context.emit(
-            do.WriteRow(
-                run_id=base.run_id,
-                term=base.term,
-                round=base.round,
-                role=role,
-                controller=controller,
-                report=event.report,
-                evaluation_s=event.seconds,
-                examples=update.examples if update else 0,
-                train_loss=update.loss if update else None,
-                training_s=update.seconds if update else None,
-                local=local,
-            )
-        )
-
-    def _last_update(self, base: ModelRef) -> TrainingDone | None:
-        """The update that this peer made for the round whose model this is."""
-        update = self._made
-        return update if update and (update.key.run_id, update.key.round) == (base.run_id, base.round) else None
