@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 
-from tests.boards.boards import Boards
+from tests.boards.boards import Boards, sweep
 from tests.boards.host import BoardsError, native, require
 from tests.boards.image import USER, image
 
 PLAIN = ("boot", "halt", "reboot", "powercut", "cut", "heal")
+#: Exit code of `able` when this machine cannot carry boards.
+UNABLE = 3
 
 
 def main() -> int:
     """Do what the command line says; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.boards", description=__doc__)
     parser.add_argument("--fleet", default="fleet", help="name of the fleet (default: fleet)")
-    parser.add_argument("--arch", default=os.environ.get("ARCH") or native(), help="amd64 or arm64, for image and up")
+    parser.add_argument(
+        "--arch", default=os.environ.get("ARCH") or native(), help="amd64 or arm64, for able, image and up"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("able", help=f"boot a board and remove it; exit code {UNABLE} if this machine cannot, and why")
     commands.add_parser("image", help="build the image unless it is there, and say where")
     up = commands.add_parser("up", help="boot blank boards, which stay until `down`")
     up.add_argument("names", nargs="*", default=["board1", "board2", "board3", "board4"])
@@ -49,6 +55,8 @@ def main() -> int:
 
 def _do(arguments: argparse.Namespace) -> int:
     command = arguments.command
+    if command == "able":
+        return _able(arguments.arch)
     if command in {"image", "up"}:
         require(arguments.arch, print)
         folder = image(arguments.arch, print)
@@ -78,6 +86,18 @@ def _do(arguments: argparse.Namespace) -> int:
         if command == "ssh":
             words = ["ssh", *boards.ssh_options, f"{USER}@{boards[arguments.board].address}", *words]
         os.execvp("ip", ["ip", "netns", "exec", boards.namespace, *words])
+    return 0
+
+
+def _able(arch: str) -> int:
+    try:
+        require(arch, print)
+        sweep()
+        with Boards(["board1"], image(arch, print), f"able{os.getpid()}"[:12], arch):
+            pass
+    except (BoardsError, OSError, subprocess.SubprocessError) as error:
+        print(f"this machine cannot carry boards: {error}", file=sys.stderr)
+        return UNABLE
     return 0
 
 

@@ -27,7 +27,7 @@ from edge_peer.protocol.topics import START, STOP
 from edge_peer.shell.history import now_utc
 from tests.boards.board import Board
 from tests.boards.boards import Boards
-from tests.boards.workstation import FEDERATION, Onlooker, Workstation, network_of
+from tests.boards.workstation import CONFIG, FEDERATION, Onlooker, Workstation, network_of
 
 HUB = "hub"
 PEERS = ("board1", "board2", "board3")
@@ -38,14 +38,12 @@ MIDDLE = 3
 LONG = 1_000_000
 EXAMPLES = 320
 #: Every round waits for all boards, so that each board has a row of each round, however long it was away.
-INVENTORY = """
+INVENTORY = f"""
 all:
   vars:
-    ansible_user: {user}
-    ansible_ssh_private_key_file: {key}
-    edge_peer_federation: {federation}
+    edge_peer_federation: {FEDERATION}
     edge_peer_min_peers: 3
-    edge_peer_run: {{rounds_max: {rounds}, updates_min: 3, epochs: 30}}
+    edge_peer_run: {{rounds_max: {ROUNDS}, updates_min: 3, epochs: 30}}
     edge_peer_settings: {{broker: {{keepalive_s: 4, reconnect_s_max: 1.0}}}}
     edge_peer_service: {{WatchdogSec: 10, RestartSec: 1}}
 broker:
@@ -57,14 +55,12 @@ peers:
     board2: {{ansible_host: 10.77.0.13}}
     board3: {{ansible_host: 10.77.0.14}}
 """
-CONFIG = "/etc/edge-peer/config.toml"
 MOSQUITTO_SAID = "journalctl --unit=mosquitto --output=cat"
 
 
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory, boards: Boards) -> Workstation:
-    text = INVENTORY.format(user=boards.user, key=boards.key, rounds=ROUNDS, federation=FEDERATION)
-    it = Workstation.prepare(tmp_path_factory.mktemp("checkout"), boards, text, EXAMPLES)
+    it = Workstation.prepare(tmp_path_factory.mktemp("checkout"), boards, INVENTORY, EXAMPLES)
     it.make("deploy")
     return it
 
@@ -167,7 +163,23 @@ def lose(board: Board) -> None:
     board.power_cut()
 
 
-def test_a_run_outlives_a_power_cut_of_its_controller(boards: Boards, onlooker: Onlooker, run_id: str) -> None:
+@pytest.mark.quick
+def test_blank_boards_have_become_services_and_a_second_deployment_changes_nothing(
+    station: Workstation, boards: Boards, onlooker: Onlooker
+) -> None:
+    onlooker.wait(lambda it: it.online == list(PEERS) and it.controller is not None, "all are there, one is controller")
+    pids = [unit(boards[name], "MainPID") for name in PEERS]
+    for name in PEERS:
+        is_up = boards[name].run("systemctl is-active edge-peer; systemctl is-enabled edge-peer").stdout
+        assert is_up.split() == ["active", "enabled"]
+    assert station.changes("deploy") == dict.fromkeys(BOARDS, 0)
+    assert [unit(boards[name], "MainPID") for name in PEERS] == pids
+
+
+@pytest.mark.quick
+def test_a_run_outlives_a_power_cut_of_its_controller(
+    station: Workstation, boards: Boards, onlooker: Onlooker, run_id: str
+) -> None:
     victim = controller_of(onlooker.federation)
     lose(boards[victim])
     federation = onlooker.wait(lambda it: it.controller not in (None, victim), "another controller")
@@ -177,6 +189,25 @@ def test_a_run_outlives_a_power_cut_of_its_controller(boards: Boards, onlooker: 
     boards[victim].boot(wait=False)
     assert wait_finished(onlooker, run_id) == f"reached {ROUNDS} rounds"
     assert_whole(boards, run_id, since)
+    boards[victim].wait_for_ssh()
+    assert "collected from 3 of 3 boards" in station.make("collect").stdout
+    assert_collected(station, boards, run_id)
+
+
+def assert_collected(station: Workstation, boards: Boards, run_id: str) -> None:
+    """All that a run is on its boards, and what is made of it."""
+    folder = station.root / "runs" / run_id
+    for name in PEERS:
+        assert (folder / f"{name}.csv").read_text() == (run_folder(boards[name], run_id) / f"{name}.csv").read_text()
+    assert (folder / "model.safetensors").read_bytes() == (
+        run_folder(boards[PEERS[0]], run_id) / "model.safetensors"
+    ).read_bytes()
+    assert (folder / "model.int8.tflite").stat().st_size > 0
+    assert [line for line in (folder / "rounds.jsonl").read_text().splitlines() if '"committed"' in line]
+    report = (folder / "report.html").read_text()
+    assert run_id in report
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", report), "opens without a network"
+    assert any(path.stat().st_size > 0 for path in (folder / "graphs").iterdir())
 
 
 def test_a_board_whose_cable_is_pulled_is_missed_and_comes_back(boards: Boards, onlooker: Onlooker) -> None:
@@ -259,6 +290,7 @@ def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_trains_again(
     assert "Watchdog timeout" in board.journal("--unit=edge-peer", "--boot")
 
 
+@pytest.mark.quick
 def test_strangers_are_refused_and_the_brokers_log_says_why(
     station: Workstation, boards: Boards, tmp_path: Path
 ) -> None:
@@ -286,6 +318,7 @@ def test_strangers_are_refused_and_the_brokers_log_says_why(
         board.until(f"{MOSQUITTO_SAID} | tail --bytes=+{before} | grep 'certificate verify failed'")
 
 
+@pytest.mark.quick
 def test_a_peer_cannot_speak_for_another(station: Workstation, boards: Boards, onlooker: Onlooker) -> None:
     with (
         network_of(boards),
@@ -300,10 +333,13 @@ def test_a_peer_cannot_speak_for_another(station: Workstation, boards: Boards, o
 def test_status_and_collections_tell_of_a_board_that_is_off(
     station: Workstation, boards: Boards, onlooker: Onlooker, run_id: str
 ) -> None:
-    # With its cable in: the workstation is refused at once, and need not try for most of a minute.
-    boards["board3"].power_cut()
+    # The workstation has a connection to it that is open yet.
+    station.make("status")
+    lose(boards["board3"])
     onlooker.wait(lambda it: "board3" not in it.online, "board3 is offline")
-    told = station.make("status").stdout
+    done = station.make("status", check=False)
+    assert done.returncode != 0, "for scripts: not all is well"
+    told = done.stdout
     table = {line.split()[0]: line for line in told.splitlines() if line.strip()}
     assert table["board1"].split()[1] == "up"
     assert "no answer" in table["board3"]
@@ -312,17 +348,17 @@ def test_status_and_collections_tell_of_a_board_that_is_off(
         ".venv-fleet/bin/python", "-m", "edge_peer.operator.fleet_status", "--status", "fleet/status",
         "--pki", "fleet/pki", "--json", check=False,
     )  # fmt: skip
-    assert by_what_was_asked.returncode == 1, "for scripts: not all is well"
+    assert by_what_was_asked.returncode == 1
     assert json.loads(by_what_was_asked.stdout)["boards"]["board3"]["state"] == "no answer"
     assert "collected from 2 of 3 boards; not reached: board3" in station.make("collect").stdout
     folder = station.root / "runs" / run_id
     assert sorted(path.name for path in folder.glob("*.csv")) == ["board1.csv", "board2.csv"]
+    boards["board3"].heal()
     boards["board3"].boot(wait=False)
     assert wait_finished(onlooker, run_id) == f"reached {ROUNDS} rounds"
     boards["board3"].wait_for_ssh()
     told = station.make("collect").stdout
     assert "collected from 3 of 3 boards" in told
     assert re.search(rf"^run {run_id}: 3 peers, round {ROUNDS}, reached {ROUNDS} rounds\nresults", told, re.MULTILINE)
-    for name in PEERS:
-        assert (folder / f"{name}.csv").read_text() == (run_folder(boards[name], run_id) / f"{name}.csv").read_text()
+    assert_collected(station, boards, run_id)
     assert_whole(boards, run_id, "")

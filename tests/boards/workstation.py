@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -26,6 +28,12 @@ SOURCES = ("aggregator_core", "ansible", "data_shards", "edge_peer", "models", "
 FILES = ("LICENSE", "Makefile", "README.md", "pyproject.toml")
 BROKER_PORT = 8883
 FEDERATION = "test"
+#: Where things are on a board.
+CONFIG = "/etc/edge-peer/config.toml"
+PROGRAM = "/opt/edge-peer/current/bin/edge-peer"
+RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
+#: Of one target; a deployment under emulation takes that much longer, and more.
+MAKE_S = 600.0
 WAIT_S = 120.0
 TAKE_S = 1.0
 #: Between two tries to reach a broker that is away.
@@ -47,7 +55,14 @@ class Workstation:
 
     @classmethod
     def prepare(cls, root: Path, boards: Boards, inventory: str, examples: int) -> Workstation:
-        """All that `make deploy` needs: an inventory, certificates, shards of so many examples, and wheels."""
+        """All that `make deploy` needs: an inventory, certificates, shards of so many examples, and wheels.
+
+        Args:
+            root: A folder that is not there yet, or is empty.
+            boards: Whose network the targets have.
+            inventory: Its text; how to log in is added.
+            examples: A shard's.
+        """
         subprocess.run(["requirements/environment.sh", ".venv-fleet", "fleet", "13"], cwd=ROOT, check=True)
         for name in SOURCES:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -56,20 +71,30 @@ class Workstation:
         for name in (".venv", ".venv-fleet"):
             (root / name).symlink_to(ROOT / name)
         it = cls(root, boards)
-        it.fleet.mkdir()
-        (it.fleet / "inventory.yml").write_text(inventory)
+        it.write_inventory(inventory)
         it.here("make", "--assume-old=setup-fleet", "--assume-old=setup", "certs", "shards", f"EXAMPLES={examples}")
-        machine = {"amd64": "x86_64", "arm64": "aarch64"}[boards.arch]
-        it.here(
-            ".venv-fleet/bin/python", "-m", "edge_peer.operator.wheelhouse", "--out", "fleet/wheelhouse",
-            f"{machine}-cp311-glibc2.36",
-        )  # fmt: skip
+        it.fill_wheelhouse()
         return it
 
     @property
     def fleet(self) -> Path:
         """The fleet's folder."""
         return self.root / "fleet"
+
+    def write_inventory(self, text: str) -> None:
+        """What it says from now on."""
+        (self.fleet / "group_vars").mkdir(parents=True, exist_ok=True)
+        login = {"ansible_user": self.boards.user, "ansible_ssh_private_key_file": str(self.boards.key)}
+        (self.fleet / "group_vars/all.json").write_text(json.dumps(login))
+        (self.fleet / "inventory.yml").write_text(text)
+
+    def fill_wheelhouse(self) -> None:
+        """Get the wheels, which `make deploy` cannot on a network without a way out."""
+        machine = {"amd64": "x86_64", "arm64": "aarch64"}[self.boards.arch]
+        self.here(
+            ".venv-fleet/bin/python", "-m", "edge_peer.operator.wheelhouse", "--out", "fleet/wheelhouse",
+            f"{machine}-cp311-glibc2.36",
+        )  # fmt: skip
 
     def here(self, *words: str) -> None:
         """A command with this machine's network: what boards cannot reach is fetched before."""
@@ -80,9 +105,26 @@ class Workstation:
         """A target, on the boards' network. The environments are this checkout's, and up to date."""
         return self.run("make", "--assume-old=setup-fleet", "--assume-old=setup", *words, check=check)
 
+    def changes(self, *words: str) -> dict[str, int]:
+        """A target's playbook: how many tasks have changed something, by host; none has failed anywhere."""
+        done = self.make(*words)
+        recap = RECAP.findall(done.stdout)
+        assert recap, done.stdout + done.stderr
+        assert all(it[2:] == ("0", "0") for it in recap), done.stdout + done.stderr
+        return {name: int(changed) for name, changed, *_ in recap}
+
+    def refused(self, *words: str) -> str:
+        """What a target says that fails, on one line: messages are folded by the playbook's language and its output."""
+        done = self.make(*words, check=False)
+        assert done.returncode != 0, done.stdout
+        return " ".join((done.stdout + done.stderr).split())
+
     def run(self, *words: str, check: bool = True) -> Done:
         """A command in the checkout, on the boards' network."""
-        done = self.boards.run(list(words), cwd=self.root, check=False, environment={"LC_ALL": "C.UTF-8"})
+        patience = next(iter(self.boards)).patience ** 2
+        done = self.boards.run(
+            list(words), cwd=self.root, check=False, environment={"LC_ALL": "C.UTF-8"}, timeout_s=MAKE_S * patience
+        )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
