@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import tracemalloc
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from edge_peer.protocol.commands import WriteRow
 from edge_peer.protocol.messages import Report
 from edge_peer.shell.health import Health
-from edge_peer.shell.history import COLUMNS, History, now_utc
+from edge_peer.shell.history import BLOCK, COLUMNS, History, now_utc
 
 HEALTH = Health(61.24, 0, 0.75, 123_456_789_012, 98_765_432_101, 2)
 
@@ -150,6 +151,44 @@ def test_what_a_crash_leaves_at_the_end_stops_nobody(tmp_path: Path, tail: bytes
     assert path.read_bytes().splitlines()[-1].startswith(b"run-1,kitchen,2,2,trainer")
     if not tail.endswith(b"\n"):
         assert rounds(tmp_path) == ["0", "1", "2"]
+
+
+def test_a_restart_in_a_long_run_takes_no_more_memory_than_in_a_short_one(tmp_path: Path) -> None:
+    write(tmp_path, row(0), row(1))
+    path, log = tmp_path / "run-1/kitchen.csv", tmp_path / "run-1/rounds.jsonl"
+    header, first, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + first * 40_000 + last + b"torn")
+    line = b'{"event": "opened", "round": 1}\n'
+    log.write_bytes(line * 200_000 + b'{"event": "comm')
+    # What was imported lately is no part of it.
+    write(tmp_path / "elsewhere", row(0))
+    history = History(tmp_path, "kitchen")
+    tracemalloc.start()
+    try:
+        history.write_row(row(2), 10, 20, 30, HEALTH)
+        history.log_round("run-1", "committed", {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 40 * BLOCK
+    assert log.stat().st_size > 40 * BLOCK
+    assert peak < 10 * BLOCK
+    assert [line.split(b",")[3] for line in path.read_bytes().splitlines()[-2:]] == [b"1", b"2"]
+    assert [json.loads(it)["event"] for it in log.read_bytes().splitlines()[-2:]] == ["opened", "committed"]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 4096])
+def test_lines_are_whole_whatever_blocks_they_are_read_in(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, row(8), row(9), row(10))
+    path = tmp_path / "run-1/kitchen.csv"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"a line that is no row\n\n\nrun-1,kitchen,2,11,torn")
+    monkeypatch.setattr("edge_peer.shell.history.BLOCK", block)
+    write(tmp_path, row(10), row(11))
+    assert path.read_bytes().startswith(whole + b"a line that is no row\n\n\nrun-1,kitchen,2,11,trainer")
+    assert path.read_bytes().count(b"\nrun-1,kitchen") == 4
 
 
 def test_a_file_with_other_columns_is_left_alone(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import BinaryIO
 
 from edge_peer.protocol.commands import WriteRow
 from edge_peer.shell.health import Health
 
+#: Of a file, read at a time.
+BLOCK = 16_384
 #: Column -> what it means. docs/csv.md is made from this table.
 COLUMNS: dict[str, str] = {
     "run_id": "the run",
@@ -173,30 +176,67 @@ def _append(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _mend(path: Path) -> bytes:
-    """Cut a torn last line off a file; returns what is left."""
+def _mend(path: Path) -> None:
+    """Cut a torn last line off a file, wherever there is one."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            whole = _whole(file, size)
     except FileNotFoundError:
-        return b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
+        return
+    if whole != size:
         with path.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(whole)
             os.fsync(file.fileno())
-    return whole
+
+
+def _whole(file: BinaryIO, size: int) -> int:
+    """How many bytes whole lines take; from the end, because a long run's file is large and a board's memory is not."""
+    end = size
+    while end > 0:
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file of whole lines, the last one first, without their ends."""
+    place = file.seek(0, os.SEEK_END)
+    rest = b""
+    while place > 0:
+        start = max(0, place - BLOCK)
+        file.seek(start)
+        first, *lines = (file.read(place - start) + rest).split(b"\n")
+        yield from reversed(lines)
+        # It may have begun in the block before.
+        rest, place = first, start
+    yield rest
 
 
 def _last_round(path: Path) -> int:
-    """The last round in a mended CSV file, -1 where there is none."""
-    lines = _mend(path).decode("utf-8", "replace").splitlines()
-    if not lines:
+    """The last round in a CSV file, mended first; -1 where there is none."""
+    _mend(path)
+    header = ",".join(COLUMNS).encode()
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
         return -1
-    if lines[0] != ",".join(COLUMNS):
-        # Written by a release with other columns: rows of two kinds in one file could not be read.
-        path.replace(path.with_name(f"{path.name}.other-columns"))
-        return -1
-    place = list(COLUMNS).index("round")
-    fields = [line.split(",") for line in lines[1:]]
-    rounds = [row[place] for row in fields if len(row) == len(COLUMNS)]
-    return max((int(text) for text in rounds if text.isdecimal() and len(text) < 16), default=-1)
+    with file:
+        first = file.readline(len(header) + 1)
+        if first == b"":
+            return -1
+        if first != header + b"\n":
+            # Written by a release with other columns: rows of two kinds in one file could not be read.
+            path.replace(path.with_name(f"{path.name}.other-columns"))
+            return -1
+        place = list(COLUMNS).index("round")
+        for line in _lines_backwards(file):
+            fields = line.decode("utf-8", "replace").split(",")
+            # Rounds only rise in a file, so the last one is the highest; what is no row a crash has left.
+            if len(fields) == len(COLUMNS) and fields[place].isdecimal() and len(fields[place]) < 16:
+                return int(fields[place])
+    return -1
