@@ -22,6 +22,8 @@ MODEL ?=
 DATASET ?=
 #: the run that `make graphs` draws
 RUN ?= runs/latest
+#: the runs that `make compare` puts side by side, such as RUNS="runs/a runs/b"
+RUNS ?=
 #: of the boards of `make test-boards`: amd64, or arm64, which is emulated; this machine's own unless given
 ARCH ?=
 #: how many random histories `make sim` plays
@@ -83,6 +85,10 @@ certs: setup-fleet ## make the certificates of a fleet that are missing or soon 
 .PHONY: graphs
 graphs: setup ## draw the graphs of a run and its report again (RUN=runs/<run id>)
 	@$(BIN)/python -m edge_peer.operator.graphs $(RUN)
+
+.PHONY: compare
+compare: setup ## put runs side by side on one page, runs/compare.html (RUNS="runs/<run id> runs/<run id>")
+	@$(BIN)/python -m edge_peer.operator.compare $(RUNS)
 
 .PHONY: shards
 shards: setup ## divide the data set: into FLEET/shards for the inventory's peers, or into shards/ (PEERS, SPLIT, DATASET, EXAMPLES, SEED)

@@ -5,7 +5,6 @@ Whatever a board or a peer has said stands in it as text, see `markup`.
 
 from __future__ import annotations
 
-import sys
 from datetime import timezone
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,12 @@ from edge_peer.operator.progress import seconds
 from edge_peer.operator.report_boards import board_table, boards, missing_notice
 from edge_peer.operator.report_charts import Picture
 from edge_peer.operator.report_classes import classes
-from edge_peer.operator.report_style import style
+from edge_peer.operator.report_page import page, section, setting_text
 from edge_peer.operator.results import Results, by_round
+from edge_peer.operator.run_config import model_name, read_config
 from edge_peer.operator.run_files import CONFIG, REPORT, replace_file
 from edge_peer.operator.waiting import mean_of, spent_by_all
 from edge_peer.operator.words import accuracy_text, bytes_text, counted
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 #: With more boards than this the answer has no room for their names.
 NAMED_MAX = 8
@@ -51,53 +46,29 @@ def report(results: Results, folder: Path) -> str:
     findings = find(results)
     picture = Picture(results, findings)
     counts, problems = read_class_counts(folder)
-    config = _config(folder)
-    head = [
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Nothing can be loaded, and nothing run, whatever stands in the page.
-        tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
-        tag("title", f"Run {results.run_id}"),
-        tag("style", Markup(style())),
-    ]
+    config = read_config(folder / CONFIG)
     body = [
         tag("h1", _question(results, findings, config)),
         tag("p", "Run ", tag("code", results.run_id), _span(results), class_="soft"),
         _answer(results, findings),
         missing_notice(results, folder, problems),
         _tiles(results, findings),
-        _section("Curves", tag("div", picture.accuracy(), picture.loss(), class_="charts")),
-        _section(
+        section("Curves", tag("div", picture.accuracy(), picture.loss(), class_="charts")),
+        section(
             "Time and bytes",
             tag("div", picture.time(), picture.bytes(), class_="charts"),
             _round_table(results, findings),
         ),
-        _section("What happened when", _course(picture, findings)),
-        _section("Classes", *classes(picture, counts)),
-        _section("Boards", *boards(picture, counts), board_table(picture)),
-        _section("Configuration", *_configuration(findings, config, folder)),
+        section("What happened when", _course(picture, findings)),
+        section("Classes", *classes(picture, counts)),
+        section("Boards", *boards(picture, counts), board_table(picture)),
+        section("Configuration", *_configuration(findings, config, folder)),
     ]
-    page = tag("html", tag("head", *head), tag("body", tag("main", *body)), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
-
-
-def _section(title: str, *parts: str) -> Markup:
-    return tag("section", tag("h2", title), *parts)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """The last controller's configuration, as far as it can be read."""
-    try:
-        tables: dict[str, Any] = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return tables
+    return page(f"Run {results.run_id}", *body)
 
 
 def _question(results: Results, findings: Findings, config: dict[str, Any]) -> str:
-    section = config.get("model")
-    artifacts = section.get("artifacts") if isinstance(section, dict) else None
-    model = Path(artifacts).name if isinstance(artifacts, str) else "a model"
+    model = model_name(config)
     who = counted(len(results.invited()), "board")
     if findings.target is not None:
         return f"Do {who} train {model} to an accuracy of {findings.target:g}?"
@@ -241,7 +212,7 @@ def _configuration(findings: Findings, config: dict[str, Any], folder: Path) -> 
             tag(
                 "tr",
                 tag("th", name, scope="row"),
-                tag("td", _value(value), class_="text"),
+                tag("td", setting_text(value), class_="text"),
                 class_="changed" if changed else None,
             )
             for name, (value, changed) in changed_settings(findings.settings).items()
@@ -253,15 +224,3 @@ def _configuration(findings: Findings, config: dict[str, Any], folder: Path) -> 
         lines = [piece for line in text.splitlines() for piece in (line, Markup("\n"))]
         parts.append(tag("details", tag("summary", "Configuration of the last controller"), tag("pre", *lines)))
     return parts or [tag("p", "Neither the start of the round log nor a configuration was collected.", class_="soft")]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None or value in ({}, ""):
-        return "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} = {_value(it)}" for key, it in value.items())
-    return str(value)

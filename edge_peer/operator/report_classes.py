@@ -33,7 +33,8 @@ def classes(picture: Picture, counts: dict[str, ClassCounts]) -> list[Markup]:
     parts = [_confusion(total, labels, len(counts))] if total else [
         tag("p", "The model has no int8 form: no confusions were counted.", class_="soft")
     ]  # fmt: skip
-    return [tag("div", *parts, _skew(picture, counts, trained), class_="charts"), _shares(picture, counts, labels)]
+    side_by_side = tag("div", *parts, _skew(picture, counts, trained), class_="charts matrices")
+    return [side_by_side, _shares(picture, counts, labels)]
 
 
 def _confusion(total: Counter[tuple[int, int]], labels: list[int], boards: int) -> Markup:

@@ -27,12 +27,14 @@ pre { overflow-x: auto; background: var(--card); padding: 12px; border-radius: 8
 .answer.bad { border-color: var(--bad) } .answer.bad strong { color: var(--bad) }
 .notice { border: 1px solid var(--note); border-radius: 8px; padding: 10px 16px; margin: 16px 0 }
 .notice ul { margin: 4px 0 0; padding-left: 20px } .notice strong { color: var(--note) }
+.plain { list-style: none; padding: 0; margin: 8px 0 } .answer ul { margin: 6px 0 0; padding-left: 20px }
 .tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 10px; margin: 16px 0 }
 @media (max-width: 640px) { .tiles { grid-template-columns: 1fr 1fr } main { padding: 14px 12px 32px } }
 .tile { background: var(--card); border-radius: 8px; padding: 10px 14px }
 .tile b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; font-weight: 600 }
 .tile small { display: block; line-height: 1.3 }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 350px), 1fr)); gap: 20px 24px }
+@media (min-width: 900px) { .matrices { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr) } }
 figure { margin: 0; min-width: 0 } figcaption { font-weight: 600; color: var(--ink); margin-bottom: 4px }
 figure svg { display: block; width: 100%; height: auto }
 .wide { overflow-x: auto } .wide svg:not(.swatch) { min-width: 620px }
