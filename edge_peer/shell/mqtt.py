@@ -32,6 +32,8 @@ SESSION_TAKEN_OVER = 0x8E
 UPDATE_EXPIRY_S = 300
 #: Read before what came is acted upon, so that a flood does not keep the timers waiting.
 PACKETS_A_TURN = 16
+#: And so many bytes, as soon as there are so many: what waits to be acted upon takes memory.
+BYTES_A_TURN = 1 << 20
 #: Linux alone has it; elsewhere every packet goes on its own.
 CORK: int | None = getattr(socket, "TCP_CORK", None)
 #: How long the broker may take to hear a goodbye.
@@ -187,11 +189,12 @@ class Connection:
         return not self._unacknowledged and not self.wants_write
 
     def read(self) -> None:
-        """Take in what the socket has, up to some packets: each call of paho's takes one."""
+        """Take in what the socket has, up to some packets and bytes: each call of paho's takes one packet."""
+        before = self.bytes_received
         for _ in range(PACKETS_A_TURN):
             self._check(self._client.loop_read())
             it = self.socket()
-            if it is None:
+            if it is None or self.bytes_received - before >= BYTES_A_TURN:
                 return
             if not self.unread and not select.select([it], [], [], 0)[0]:
                 return
