@@ -17,7 +17,7 @@ from edge_peer.protocol.messages import Document, Presence, Round, decode, encod
 from edge_peer.protocol.topics import PRESENCE, ROUND, Topics
 
 #: Lines of mosquitto.conf that the counters need.
-BROKER = "sys_interval 1\n"
+COUNTED = "sys_interval 1\n"
 SYS = "$SYS/broker/"
 #: Of the broker: messages published to it and by it, and all bytes on the wire.
 COUNTERS = ("publish/messages/received", "publish/messages/sent", "bytes/received", "bytes/sent")

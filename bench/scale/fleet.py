@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.onlooker import BROKER
+from bench.onlooker import COUNTED
 from bench.processes import Figures, figures
 from bench.small import ARTIFACTS, shards
 from edge_peer.operator import processes
@@ -37,7 +37,7 @@ class Fleet:
     def __init__(self, folder: Path, count: int, processes_max: int, run: dict[str, object], profile: bool) -> None:
         self.folder = folder
         self.peers = [f"p{number:03}" for number in range(1, count + 1)]
-        self.broker = LocalBroker(folder, require_mosquitto(print), more=BROKER)
+        self.broker = LocalBroker(folder, require_mosquitto(print), more=COUNTED)
         self.broker.start()
         self.fleet = LocalFleet(
             folder,

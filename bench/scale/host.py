@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from edge_peer.config import load_config
 from edge_peer.shell.daemon import Daemon
@@ -28,9 +27,7 @@ class Hosted(Daemon):
 
     def fileno(self) -> int:
         """Readable when this daemon has something to read."""
-        it: Any = self._selector
-        number: int = it.fileno()
-        return number
+        return self._waiter.fileno()
 
     def due_s(self, now_s: float) -> float:
         """When it wants its next turn, whatever comes."""
@@ -39,14 +36,7 @@ class Hosted(Daemon):
     @property
     def behind(self) -> bool:
         """Something is to be written, and the selector does not know it yet: the next turn tells it."""
-        connection = self._link.connection
-        it = connection.socket() if connection is not None else None
-        if connection is None or it is None or not connection.wants_write:
-            return False
-        try:
-            return not self._selector.get_key(it).events & selectors.EVENT_WRITE
-        except KeyError:
-            return True
+        return not self._waiter.watches_writing(self._link)
 
     @property
     def ended(self) -> bool:

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.onlooker import BROKER, Onlooker
+from bench.onlooker import COUNTED, Onlooker
 from bench.small import ARTIFACTS, shards
-from bench.soak.samples import Samples
+from bench.soak.samples import BROKER, Samples
 from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
 from edge_peer.operator.fleet import LocalFleet
 from edge_peer.protocol.messages import FINISHED, Round
@@ -61,7 +61,7 @@ class Soak:
         self._away: dict[str, int] = {}
         self._willing = True
         self._term = 0
-        self._broker = LocalBroker(folder, require_mosquitto(say), more=BROKER)
+        self._broker = LocalBroker(folder, require_mosquitto(say), more=COUNTED)
         self._broker.start()
         self._fleet = LocalFleet(
             folder,
@@ -72,6 +72,7 @@ class Soak:
                 # Whatever has a memory of its own is on.
                 "run": {
                     "rounds_max": rounds,
+                    "learning_rate": 0.01,
                     "codec": "int8",
                     "downlink": "int8",
                     "error_feedback": True,
@@ -150,7 +151,7 @@ class Soak:
     def _sample(self) -> None:
         pids = {peer: process.pid for peer, process in self._fleet.processes.items() if peer not in self._away}
         folders = {peer: (self._fleet.state_dir(peer), self._fleet.log(peer)) for peer in self._peers}
-        self.samples.take(self.round, {**pids, "broker": self._broker.pid}, folders)
+        self.samples.take(self.round, {**pids, BROKER: self._broker.pid}, folders)
 
     def _progress(self) -> None:
         figures = {it.name: it.figures[-1] for it in self.samples.series}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.processes import Figures, figures
 
+BROKER = "broker"
 #: A file's kind by how its name ends; the first that fits. What stands under `GROWS` has a line for each round.
 CSV, ROUND_LOG, KEPT, PROCESS_LOG = "CSV", "round log", "kept updates", "process log"
 GROWS = (CSV, ROUND_LOG, PROCESS_LOG)
@@ -36,14 +38,10 @@ def kind_of(path: Path) -> str:
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of all files below a folder, by kind."""
     found: dict[str, int] = {}
-    for path in folder.rglob("*"):
-        try:
-            size = path.stat().st_size if path.is_file() else None
-        except OSError:
-            # It was renamed or removed meanwhile.
-            continue
-        if size is not None:
-            found[kind_of(path)] = found.get(kind_of(path), 0) + size
+    # What is renamed or removed meanwhile is passed over, folders too.
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            found[kind_of(path)] = found.get(kind_of(path), 0) + _size(path)
     return found
 
 

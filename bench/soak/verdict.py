@@ -14,13 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.soak.samples import GROWS, Samples, Series
+from bench.processes import Figures
+from bench.soak.samples import BROKER, GROWS, Samples, Series
 
 KIB = 1024
 #: An allocator and an interpreter take what they need in the first rounds, and once more in another role.
 WARM_ROUNDS = 100
 #: A slope of fewer rounds says nothing.
 ROUNDS_MIN = 400
+#: The loop, the training, the interpreter's own, and one each for the disk and for kept updates, made when needed.
+THREADS_MAX = 6
+#: Of the broker, beside one for each peer: its own, and the onlooker's. It has none of a peer that is away.
+BROKER_DESCRIPTORS = 12
 #: KiB a hundred rounds that may be there for sure, that is, less twice its error.
 SLOPE_KIB_MAX = 8.0
 #: Of what has a line for each round: bytes a round. A row of the CSV; a round in the log, for each peer in it.
@@ -61,6 +66,12 @@ def slope(series: Series) -> Slope | None:
     return Slope(kib, 2 * error, taken[-1][0] - taken[0][0])
 
 
+def after_start(series: Series) -> list[Figures]:
+    """The samples once everything is loaded and connected."""
+    first = series.at[0] + WARM_ROUNDS
+    return [it for at, it in zip(series.at, series.figures, strict=True) if at >= first]
+
+
 def thirds(values: Sequence[int]) -> tuple[int, int]:
     """The usual value in the first and in the last third: a file that is open at this very moment is none."""
     third = max(1, len(values) // 3)
@@ -84,10 +95,15 @@ def findings(samples: Samples, peers: int) -> list[str]:
                 f"{who}: memory grows by {it.kib:.1f} KiB (+- {it.error_kib:.1f}) a hundred rounds, "
                 f"over {it.rounds} rounds"
             )
-        for what in ("descriptors", "threads"):
-            early, late = thirds([int(getattr(figures, what)) for figures in series.figures])
-            if late > early:
-                found.append(f"{who}: {what} from {early} to {late}")
+        most = max(it.descriptors for it in series.figures)
+        if series.name == BROKER and most > BROKER_DESCRIPTORS + peers:
+            found.append(f"{who}: {most} descriptors, for {peers} peers")
+        threads = max(it.threads for it in series.figures)
+        if threads > THREADS_MAX:
+            found.append(f"{who}: {threads} threads")
+        warm = [it.descriptors for it in after_start(series)] if series.name != BROKER else []
+        if warm and (change := thirds(warm))[1] > change[0]:
+            found.append(f"{who}: descriptors from {change[0]} to {change[1]}")
     for name, kinds in samples.files.items():
         for kind, points in kinds.items():
             found += _file_findings(name, kind, points, peers)
