@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
 import logging
 import random
 import secrets
-import selectors
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -51,6 +48,7 @@ from edge_peer.shell.systemd import Notifier
 from edge_peer.shell.telemetry import capability
 from edge_peer.shell.updates import UpdateMaker
 from edge_peer.shell.vectors import Vectors
+from edge_peer.shell.waiting import Waiter
 from edge_peer.shell.watch import Watch
 from edge_peer.shell.worker import EvaluateJob, Result, Trained, TrainJob, Worker
 from edge_peer.trainers.backends import make_trainer
@@ -106,11 +104,7 @@ class Daemon:
         self._peer = Peer(self._facts, state, self._random, _stamp)
         self._watch = Watch(config)
         self._notifier = Notifier()
-        self._selector = selectors.DefaultSelector()
-        self._wake_receive, self._wake_send = socket.socketpair()
-        self._wake_receive.setblocking(False)
-        self._wake_send.setblocking(False)
-        self._selector.register(self._wake_receive, selectors.EVENT_READ)
+        self._waiter = Waiter()
         self._results: deque[Result] = deque()
         self._events: deque[ev.Event] = deque()
         self._worker: Worker | None = None
@@ -124,7 +118,6 @@ class Daemon:
                 config.trainer.evaluate_local,
             )
         self._link = Link(config.broker, config.peer.name, self._topics, self._peer.will, self._random)
-        self._watched: Any = None
         self._shutdown = self._reload = False
         self._terminal = has_terminal()
         self._exit: do.Exit | None = None
@@ -243,7 +236,7 @@ class Daemon:
     def _turn(self) -> None:
         """Wait for something to happen, and deal with it."""
         self._link.go_on()
-        self._select(self._wait_s())
+        self._waiter.wait(self._link, self._wait_s())
         self._take_in()
         if self._shutdown:
             self._shutdown = False
@@ -268,33 +261,6 @@ class Daemon:
         if self._results or self._link.waits:
             return 0.0
         return max(0.0, min(times) - now)
-
-    def _select(self, timeout_s: float) -> None:
-        connection = self._link.connection
-        it = connection.socket() if connection is not None else None
-        if it is not self._watched:
-            if self._watched is not None:
-                with contextlib.suppress(KeyError, ValueError):
-                    self._selector.unregister(self._watched)
-            self._watched = it
-            if it is not None:
-                self._selector.register(it, selectors.EVENT_READ)
-        if it is not None and connection is not None:
-            write = selectors.EVENT_WRITE if connection.wants_write else 0
-            self._selector.modify(it, selectors.EVENT_READ | write)
-        ready = self._selector.select(timeout_s)
-        self._link.hold(True)
-        for key, mask in ready:
-            if key.fileobj is self._wake_receive:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_receive.recv(4096)
-            elif connection is not None:
-                if mask & selectors.EVENT_READ:
-                    connection.read()
-                if mask & selectors.EVENT_WRITE:
-                    connection.write()
-        if connection is not None and connection.unread:
-            connection.read()
 
     def _take_in(self) -> None:
         connection = self._link.connection
@@ -358,12 +324,7 @@ class Daemon:
     def _post(self, result: Result) -> None:
         """Called on the worker's thread."""
         self._results.append(result)
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            # A full pipe wakes the loop just as well.
-            self._wake_send.send(b"\0")
+        self._waiter.wake()
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         # A terminal that is closed sends the same signal, and the process must not stay behind.
@@ -371,7 +332,7 @@ class Daemon:
             self._reload = True
         else:
             self._shutdown = True
-        self._wake()
+        self._waiter.wake()
 
     # ------------------------------------------------------------------ the configuration, again
 
@@ -436,7 +397,7 @@ class Daemon:
             left_s = end_s - time.monotonic()
             if left_s <= 0 or any(isinstance(it, Lost) for it in link.connection.happened):
                 return
-            self._select(left_s)
+            self._waiter.wait(link, left_s)
 
     # ------------------------------------------------------------------ commands
 
