@@ -138,8 +138,9 @@ class LocalBroker:
         ports = [port for port in (self.port, self.page_port) if port]
         while time.monotonic() < end_s:
             try:
-                for port in ports:
-                    socket.create_connection((HOST, port), timeout=1).close()
+                while ports:
+                    socket.create_connection((HOST, ports[0]), timeout=1).close()
+                    ports.pop(0)
             except OSError:
                 # Wait for its end, which would settle the question; not for a time.
                 try:

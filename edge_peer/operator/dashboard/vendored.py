@@ -1,8 +1,8 @@
-"""The libraries in `vendor/`: which they are, and how they came there: `python -m edge_peer.operator.dashboard.vendored`.
+"""The libraries in `vendor/`: which they are, and how they came there.
 
-`vendor/versions.json` names each npm package with its version, its licence, and the integrity that npm's registry states
-for it. The command fetches these packages with npm, refuses one of another integrity, puts their files into `vendor/`, and
-writes the files' digests beside them, which a test compares.
+`vendor/versions.json` names each npm package with its version, its licence, and the integrity that npm's registry
+states for it. `python -m edge_peer.operator.dashboard.vendored` fetches these packages with npm, refuses one of another
+integrity, puts their files into `vendor/`, and writes the files' digests beside them, which a test compares.
 """
 
 from __future__ import annotations
