@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.downlink import Downlink
+from edge_peer.protocol.earshot import Earshot
 from edge_peer.protocol.ending import Ending
 from edge_peer.protocol.messages import Evaluation
 from edge_peer.protocol.run_settings import RunSettings
@@ -25,6 +26,7 @@ class Rounds:
         self._downlink = downlink
         self._runs = runs
         self._ending = ending
+        self._earshot = Earshot(context, tenure)
 
     # ------------------------------------------------------------------ what happens
 
@@ -99,9 +101,15 @@ class Rounds:
             return
         needed = context.settings.aggregation.updates_needed(tenure.run.settings)
         outstanding = opening.outstanding()
-        if len(opening.accepted) >= needed and (not outstanding or context.now_s >= tenure.deadline_s):
+        enough = len(opening.accepted) >= needed
+        due = context.now_s >= tenure.deadline_s or (enough and not outstanding)
+        if (due or self._earshot.waits) and not self._earshot.suffices(opening.opened_s):
+            return
+        # It may have just been moved.
+        late = context.now_s >= tenure.deadline_s
+        if enough and (not outstanding or late):
             self._close(outstanding)
-        elif context.now_s >= tenure.deadline_s:
+        elif late:
             if not opening.extended and outstanding:
                 self._extend(outstanding)
             else:
@@ -143,6 +151,8 @@ class Rounds:
         assert tenure.base is not None
         for sender, stop in sorted(context.stops.items()):
             if stop.run_id == tenure.run.run_id:
+                if not self._earshot.suffices(context.now_s):
+                    return True
                 self._ending.finish(f"stopped by {sender}" + (f": {stop.reason}" if stop.reason else ""))
                 return True
         self._judge(tenure.base, closing=False)

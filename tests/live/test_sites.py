@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from edge_peer.errors import BrokerError
 from edge_peer.operator.fleet import Tables, merge
 from edge_peer.operator.session import Session
-from edge_peer.protocol.messages import FINISHED, Round, Start, Stop
+from edge_peer.protocol.messages import FINISHED, TRAINING, Round, Start, Stop
 from edge_peer.protocol.topics import START, STOP
 from tests.live.harness import FEDERATION
 from tests.live.sites import OPERATOR, SOON, Sites
@@ -120,4 +121,29 @@ def test_a_death_at_one_site_is_heard_at_the_other_and_a_stop_too(sites: Make) -
     end = finished(it)
     it.live.stop()
     assert end.reason == "stopped by operator: enough"
+    assert not it.findings()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["broken", "silent"])
+def test_a_site_that_is_cut_off_waits_and_comes_by_the_others_model(sites: Make, how: signal.Signals) -> None:
+    """The controller is at that site: its own broker lives, and sends back what it says."""
+    it = sites(TWO, {"run": {"rounds_max": 100_000, "round_deadline_s": 2.0, "updates_min": 1}}, peer4=LEADS)
+    it.live.start()
+    before = it.wait("north", lambda there, doc: doc.round >= 3 and there.controller == "peer4", "peer4 leads")
+    it.cables["south"].cut(how)
+    cut = it.wait("north", lambda _, doc: doc.term > before.term and doc.state == TRAINING, "the majority elects")
+    it.wait("north", lambda _, doc: doc.round >= cut.round + 20, "the majority goes on")
+    # At most the round that was open when the cable was cut.
+    alone = it.wait("south", lambda there, doc: there.controller == "peer4", "peer4 still says that it leads")
+    assert alone.term == before.term
+    assert alone.state != FINISHED
+    assert "not heard" in alone.missing["peer1"]
+    it.cables["south"].plug()
+    it.wait("south", lambda there, doc: doc.term > before.term and doc.round >= cut.round + 20, "peer4 steps down")
+    healed = it.wait("north", lambda _, doc: set(doc.participants) == set(it.live.peers), "everybody trains")
+    it.say("north", STOP, Stop(str(healed.run_id), "enough"))
+    end = finished(it)
+    it.live.stop()
+    lines = [line for line in it.live.log_lines("peer4", str(end.run_id)) if line["event"] == "committed"]
+    assert len([line for line in lines if line["round"] >= cut.round]) <= 1, "the minority waits"
     assert not it.findings()
