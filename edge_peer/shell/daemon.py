@@ -30,15 +30,17 @@ from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.topics import DELTA, HISTORY, MODEL, RETAINED, SENDING, UPDATE, Topics
 from edge_peer.shell.aggregation import CoreAggregation
 from edge_peer.shell.curve import Curve
+from edge_peer.shell.flood import FloodGuard
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.inbox import Inbox
 from edge_peer.shell.kept_updates import KeptUpdates
 from edge_peer.shell.link import Link
 from edge_peer.shell.merging import Merger
-from edge_peer.shell.message_sizes import ENVELOPE_BYTES, message_bytes
+from edge_peer.shell.message_sizes import ENVELOPE_BYTES, allowance, message_bytes
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import encode_model, encode_update
+from edge_peer.shell.quotas import Quotas
 from edge_peer.shell.records import Records
 from edge_peer.shell.reload import has_terminal, renewed, same_connection
 from edge_peer.shell.remembered import Remembrance
@@ -95,6 +97,9 @@ class Daemon:
             2 * config.limits.peers_max,
             lambda: self._peer.led,
         )
+        peers = max(len(config.federation.roster or ()), config.federation.min_peers)
+        self._quotas = Quotas(lambda count: allowance(layout, config.timing, count), peers, config.limits.peers_max)
+        self._guard = FloodGuard(self._topics, self._quotas)
         self._records = Records(config, self._artifacts)
         self._kept = self._keeper() if config.peer.keep_updates else None
         self._random = random.Random(secrets.randbits(64))
@@ -119,6 +124,7 @@ class Daemon:
             )
         self._link = Link(config.broker, config.peer.name, self._topics, self._peer.will, self._random)
         self._shutdown = self._reload = False
+        self._status = self._cut_off = ""
         self._terminal = has_terminal()
         self._exit: do.Exit | None = None
         self._ping_at_s = self._health_at_s = self._sync_at_s = 0.0
@@ -267,6 +273,8 @@ class Daemon:
         while connection is not None and connection.happened and self._exit is None:
             happened = connection.happened.popleft()
             if isinstance(happened, Message):
+                if not self._guard.admits(happened, time.monotonic()):
+                    continue
                 event = self._inbox.read(happened)
                 if self._kept is not None and isinstance(event, ev.UpdateReceived) and not event.problem:
                     self._kept.receive(event.offer, happened.payload)
@@ -295,6 +303,10 @@ class Daemon:
             self._sync_at_s = now + SYNC_S
             self._records.sync()
         self._store.settle(wait=False)
+        self._guard.tick(now)
+        if self._guard.status != self._cut_off:
+            self._cut_off = self._guard.status
+            self._tell_status()
         if self._link.accepted and (history := self._curve.due(now)) is not None:
             self._link.send(HISTORY, history, retain=True)
         interval = self._notifier.interval_s
@@ -433,6 +445,7 @@ class Daemon:
             self._store.save_model(self._artifacts.layout, command.ref, model)
 
     def _do_start_training(self, command: do.StartTraining) -> None:
+        self._quotas.round_seen(command.key.run_id, command.key.round)
         base = self._vectors.model(command.key.base)
         if self._worker is not None and base is not None:
             self._worker.submit(TrainJob(command.key, command.settings, base, command.after))
@@ -442,6 +455,7 @@ class Daemon:
             self._worker.cancel(command.key)
 
     def _do_start_evaluation(self, command: do.StartEvaluation) -> None:
+        self._quotas.round_seen(command.ref.run_id, command.ref.round)
         model = self._vectors.model(command.ref.sha256)
         if self._worker is not None and model is not None:
             self._worker.submit(EvaluateJob(command.ref, model.vector))
@@ -463,6 +477,8 @@ class Daemon:
 
     def _do_log_round(self, command: do.LogRound) -> None:
         self._records.log_round(command)
+        if command.event == "committed":
+            self._quotas.round_seen(str(command.run_id), int(str(command.fields["round"])))
         if self._kept is not None and command.event == "committed":
             self._kept.commit(str(command.fields["sha256"]))
 
@@ -476,7 +492,11 @@ class Daemon:
 
     def _do_set_status(self, command: do.SetStatus) -> None:
         LOG.debug("%s", command.text)
-        self._notifier.send(STATUS=command.text)
+        self._status = command.text
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        self._notifier.send(STATUS="; ".join(filter(None, (self._status, self._cut_off))))
 
     def _do_exit(self, command: do.Exit) -> None:
         self._exit = command
