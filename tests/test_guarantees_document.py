@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.mutants import MUTANTS
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs/guarantees.md"
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::([\w.]+)`")
@@ -47,6 +49,27 @@ def test_whatever_is_named_exists(file: str, name: str) -> None:
     assert name in defined(ROOT / file), f"{file} has no {name}"
     if not file.startswith("tests/sim/"):
         assert name.startswith("test_"), f"{name} is no test"
+
+
+@cache
+def complaints(name: str) -> str:
+    """What a checker of the simulator can say."""
+    tree = ast.parse((ROOT / "tests/sim/checkers.py").read_text(encoding="utf-8"))
+    found = [
+        it
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+        for it in node.body
+        if isinstance(it, ast.FunctionDef) and f"{node.name}.{it.name}" == name
+    ]
+    return " ".join(it.value for it in ast.walk(found[0]) if isinstance(it, ast.Constant) and isinstance(it.value, str))
+
+
+@pytest.mark.parametrize(
+    "name", sorted({name for file, name in NAMED.findall(DOCUMENT.read_text(encoding="utf-8")) if "/sim/" in file})
+)
+def test_each_checker_that_is_named_catches_a_core_that_is_broken_on_purpose(name: str) -> None:
+    assert any(mutant.caught_as in complaints(name) for mutant in MUTANTS), f"no mutant is caught by {name}"
 
 
 def test_every_statement_names_what_shows_it() -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from aggregator_core import weighted_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import election as election_module
 from edge_peer.protocol import events as ev
+from edge_peer.protocol import rounds as rounds_module
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.downlink import Downlink
 from edge_peer.protocol.election import Election, choose
@@ -30,6 +32,7 @@ from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.protocol.tenure import OPEN
 from edge_peer.protocol.topics import VOTE
 from edge_peer.protocol.training import Trainer
+from tests.sim import process as process_module
 from tests.sim.__main__ import failure
 from tests.sim.checkers import Violation
 from tests.sim.process import Process
@@ -75,6 +78,7 @@ _best = Leaders.best
 _open = Rounds._open
 _send = Trainer._send
 _emit = Context.emit
+_save = Context.save
 _before = Memories.before
 _ask_for_model = Trainer._ask_for_model
 _send_model = Downlink.send
@@ -132,6 +136,21 @@ def _saves_last(self: Peer, event: ev.Event, now_s: float) -> tuple[do.Command, 
 
 def _saves_no_state(self: Context, **changes: object) -> None:
     self.state = replace(self.state, **changes)
+
+
+def _forgets_the_end(self: Context, **changes: Any) -> None:
+    run = self.state.run
+    if "elected_term" in changes and run is not None:
+        changes["run"] = replace(run, finished=None)
+    _save(self, **changes)
+
+
+def _of_term_one(run_id: str, number: int, round_: int, term: int, sha256: str) -> ModelRef:
+    return ModelRef(run_id, number, round_, 1, sha256)
+
+
+def _plain_mean(changes: Any, examples: list[int]) -> Any:
+    return weighted_mean(changes, [1] * len(examples))
 
 
 def _goes_back(self: Trainer, base: ModelRef) -> bool:
@@ -232,6 +251,9 @@ MUTANTS = (
         _takes_any_round,
         "operator",
     ),
+    Mutant("stamps every model with term 1", "two models of round", rounds_module, "ModelRef", _of_term_one, "network"),
+    Mutant("weighs all updates alike", "is not the mean", process_module, "weighted_mean", _plain_mean, "calm"),
+    Mutant("forgets that a run is over", "and goes on", Context, "save", _forgets_the_end, "network"),
     Mutant("publishes before it saves", "its disk holds", Peer, "handle", _saves_last),
     Mutant("does not save its state", "its disk does not hold", Context, "save", _saves_no_state),
     Mutant("commits without a lease", "has not answered", Lease, "holds", property(lambda self: True), "hangs"),
