@@ -445,7 +445,15 @@ def test_reads_what_a_fleet_has_left(tmp_path: Path) -> None:
 
 def result(tmp_path: Path) -> dict[str, Any]:
     records = good()
-    more = {"seed": 2, "peers": 3, "minutes": 10.0, "means": {LATENCY: "a slow cable"}, "left_out": {}, "findings": []}
+    more = {
+        "seed": 2,
+        "peers": 3,
+        "minutes": 10.0,
+        "run": [],
+        "means": {LATENCY: "a slow cable"},
+        "left_out": {},
+        "findings": [],
+    }
     replayed = {"replayed": {"rounds": ROUNDS, "recomputed": 3}}
     write(
         tmp_path / "chaos.json", "title", table(records), records.played.ends, records.played.ends[0], more | replayed
@@ -472,7 +480,8 @@ def test_a_result_is_put_between_the_marks(tmp_path: Path) -> None:
     [
         ({"findings": ["one"]}, "the checker found 1, first: one"),
         ({"left_out": {LOSS: "no nft"}}, "this machine does not allow loss"),
-        ({"minutes": None}, "bounded by steps"),
+        ({"minutes": None}, "no --steps"),
+        ({"run": ["codec=int4"]}, "no --run"),
     ],
 )
 def test_what_is_no_guarantee_is_not_documented(tmp_path: Path, changed: dict[str, Any], why: str) -> None:

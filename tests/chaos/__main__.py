@@ -23,6 +23,7 @@ from data_shards.datasets import load_dataset
 from data_shards.errors import DataError
 from edge_peer.errors import EdgePeerError
 from edge_peer.operator.broker import require_mosquitto
+from edge_peer.operator.demo import run_settings
 from edge_peer.operator.fleet import Tables
 from edge_peer.trainers.artifacts import load_artifacts
 from tests.chaos import document, schedule
@@ -52,6 +53,13 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument("--examples", type=int, default=3000, help="for training, a peer (default: %(default)s)")
     it.add_argument(
         "--epochs", type=int, default=6, help="a round: faults are to hit its middle (default: %(default)s)"
+    )
+    it.add_argument(
+        "--run",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further keys of [run]: codec=topk-0.1 error_feedback=true downlink=int8",
     )
     it.add_argument("--points", type=float, default=1.0, help="of accuracy that faults may cost (default: %(default)g)")
     it.add_argument("--faults", default="", help=f"only these, with commas between: {', '.join(schedule.KINDS)}")
@@ -152,6 +160,7 @@ class Chaos:
                 "learning_rate": 0.05,
                 "seed": options.seed,
                 "round_deadline_s": 20.0,
+                **run_settings(options.run),
             }
         }
         calm, rough = self.folder / "undisturbed", self.folder / "disturbed"
@@ -192,6 +201,7 @@ class Chaos:
                 "peers": options.peers,
                 "minutes": options.minutes if options.steps is None else None,
                 "steps": options.steps,
+                "run": options.run,
                 "means": self._means,
                 "left_out": out,
                 "replayed": {"rounds": replayed.rounds, "recomputed": replayed.recomputed},

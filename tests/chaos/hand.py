@@ -17,7 +17,7 @@ from tests.chaos.network import Network
 from tests.chaos.schedule import ALL, CONTROLLER, DISK, Fault
 from tests.live.harness import Live
 
-DISK_BYTES = 8_000_000
+DISK_BYTES = 32_000_000
 BALLAST = "ballast"
 Act = Callable[[str], None]
 

@@ -30,7 +30,7 @@ RECOVERY_S = 60.0
 KEEPALIVE_S = 2
 LEASE_S = 2.0
 #: Of updates on the small disk.
-KEPT_BYTES = 3_000_000
+KEPT_BYTES = 20_000_000
 PLAY = "play.json"
 WITNESS = "witness.jsonl"
 #: Short times, so that many faults fit into a minute; the proportions are those of the defaults.
