@@ -52,8 +52,10 @@ def image(arch: str) -> Path:
 def fleet_name(image: Path) -> Iterator[str]:
     """Of a fleet that no other process of this machine has; what crashed ones have left is gone."""
     fleet.sweep()
+    # Workers of pytest-xdist begin at the same time.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     for number in range(1, FLEETS_MAX + 1):
-        claim = Boards([], image, f"test{number}")
+        claim = Boards([], image, f"test{worker}{number}")
         try:
             claim.lock()
         except BoardsError:
