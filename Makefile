@@ -170,7 +170,8 @@ test-models: setup-models setup mosquitto ## the tests of the models, with Tenso
 
 .PHONY: test-boards
 test-boards: setup-test setup-fleet ## the tests with a fleet of boards: real systemd, SSH, power cuts (root; ARCH=arm64: emulated)
-	@$(AS_ROOT) $(BOARDS) -m pytest -p no:cacheprovider tests/boards
+	@$(AS_ROOT) $(BOARDS) -m tests.boards image
+	@$(AS_ROOT) $(BOARDS) -m pytest -p no:cacheprovider -n 2 --dist loadfile tests/boards
 
 .PHONY: test-boards-quick
 test-boards-quick: setup-test setup-fleet ## the part of it that `make test` runs, where this machine can carry boards; says so if not

@@ -92,6 +92,31 @@ def test_an_inventory_that_cannot_be_deployed_is_refused(tmp_path: Path, invento
     assert why in " ".join(done.stdout.split()), done.stdout + done.stderr
 
 
+BOARDS = """
+broker: {hosts: {old: }}
+peers:
+  hosts:
+    old: {board_base_facts: {machine: aarch64, python: "3.9", python_minor: 9, glibc: "2.31"}}
+    small: {board_base_facts: {machine: armv7l, python: "3.13", python_minor: 13, glibc: "2.41"}}
+    strange: {board_base_facts: {machine: riscv64, python: "3.11", python_minor: 11, glibc: "2.36"}}
+    alpine: {board_base_facts: {machine: x86_64, python: "3.12", python_minor: 12, glibc: ""}}
+"""
+
+
+def test_a_board_that_cannot_be_a_peer_is_told_why_and_what_would_do(tmp_path: Path) -> None:
+    done = play(tmp_path, BOARDS, [the_role("edge_peer", "preflight")])
+    assert done.returncode != 0
+    said = {it.split("]")[0]: " ".join(it.split()) for it in done.stdout.split("fatal: [")[1:]}
+    for board, why, remedy in (
+        ("old", "is Python 3.9; a peer needs 3.10 to 3.13", "Debian 12 has 3.11"),
+        ("small", "needs 3.10 to 3.11 with tflite-runtime, which 32-bit ARM needs", "Debian 12 has 3.11"),
+        ("strange", "the board's processor is riscv64, for which no TFLite interpreter has wheels", "aarch64, x86_64"),
+        ("alpine", "the board's C library is not glibc", "Debian or Raspberry Pi OS"),
+    ):
+        assert why in said[board]
+        assert remedy in said[board]
+
+
 VARIABLES = """
 broker: {hosts: {hub: {ansible_host: 192.0.2.1, broker_port: 8884}}}
 peers:

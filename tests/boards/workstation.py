@@ -177,6 +177,11 @@ class Onlooker:
             self._session.close()
             self._session = None
 
+    def wait_from_now(self, condition: Callable[[Federation], bool], what: str) -> Federation:
+        """As `wait`, but what was said before now and is said no more does not count."""
+        self.close()
+        return self.wait(condition, what)
+
     def wait(self, condition: Callable[[Federation], bool], what: str, timeout_s: float = WAIT_S) -> Federation:
         """Until it holds of the latest documents."""
         end_s = time.monotonic() + timeout_s * self._station.boards[self._broker].patience
