@@ -15,10 +15,10 @@ from tiny import LARGE, LAYOUT, change, delta_bytes, model, offer_of, ref_of, up
 
 from aggregator_core import l2_norm
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import Start, Stop, Vote, encode
+from edge_peer.protocol.messages import Round, Start, Stop, Vote, decode, encode
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.tensors import Delta, ModelRef
-from edge_peer.protocol.topics import DELTA, KINDS, MODEL, START, STOP, TENSORS, UPDATE, VOTE, Topics
+from edge_peer.protocol.topics import DELTA, KINDS, MODEL, ROUND, START, STOP, TENSORS, UPDATE, VOTE, Topics
 from edge_peer.shell.aggregation import advance
 from edge_peer.shell.changes import Change, Encoded, encoded
 from edge_peer.shell.global_model import GlobalModel
@@ -29,6 +29,7 @@ from edge_peer.shell.vectors import FROM_ONE_PEER_MAX, Vectors
 
 TOPICS = Topics("home")
 INITIAL = model(0)
+ROUND_DOCUMENT = Round("session", 1, 1, "waiting", "cnn", "0" * 64, RunSettings())
 BOUNDED = RunSettings(update_norm_max=1e30)
 
 
@@ -125,6 +126,23 @@ def test_a_bad_update_is_told_and_not_held() -> None:
         assert len(event.problem) <= 300
     assert it.inbox.dropped == len(bad)
     assert it.vectors.held == (1, 0)
+
+
+@pytest.mark.parametrize("text", ["\x1b[31m", "a\nb", "\u2028", "\ud800"])
+def test_what_is_wrong_with_an_update_can_be_told_in_a_document_whatever_stands_in_it(text: str) -> None:
+    """Else one update would keep everybody from reading the round's document, which repeats the reason to its sender."""
+    it, good = Fixture(), update_bytes(change(5))
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + length])
+    for facts in (text, {"dtype": text}, {"dtype": "U8", "shape": [text]}):
+        header["update"] = facts
+        changed = json.dumps(header).encode()
+        event = it.read("roof", UPDATE, len(changed).to_bytes(8, "little") + changed + good[8 + length :])
+        assert isinstance(event, ev.UpdateReceived)
+        assert event.problem.isprintable()
+        assert "expected a row" in event.problem
+        refused = encode(dataclasses.replace(ROUND_DOCUMENT, refused={"roof": event.problem}))
+        assert decode(ROUND, refused).refused == {"roof": event.problem}  # type: ignore[union-attr]
 
 
 def test_control_variates_come_where_the_run_has_them() -> None:

@@ -119,9 +119,9 @@ class Inbox:
                     "has no control variate, the run is with SCAFFOLD" if settings.scaffold else "has a control variate"
                 )
         except RemoteProtocolError as error:
-            # Its sender is known and can be told.
+            # Its sender is known and can be told, in a document that has to stay readable for everybody else.
             self._complain(f"{peer}'s update", str(error))
-            return ev.UpdateReceived(peer, offer, str(error)[:300])
+            return ev.UpdateReceived(peer, offer, _printable(str(error)[:300])[:300])
         if not self._vectors.hold_update(peer, offer.digest, change, self._updates_max):
             raise RemoteProtocolError("more updates than are held at a time")
         return ev.UpdateReceived(peer, offer, "", self._norm(change, settings))
@@ -135,7 +135,7 @@ class Inbox:
     def _complain(self, sender: str, problem: str) -> None:
         self.dropped += 1
         # Whoever may publish may choose the topic: it must not write lines of its own into the log.
-        sender, problem = (it if it.isprintable() else ascii(it) for it in (sender[:200], problem[:300]))
+        sender, problem = _printable(sender[:200]), _printable(problem[:300])
         key = (sender[:100], problem[:60])
         if key not in self._complaints and len(self._complaints) >= COMPLAINTS_MAX:
             key = ("others", "")
@@ -144,3 +144,7 @@ class Inbox:
         # The first of a kind, then at every power of ten.
         if count == 1 or (count >= 10 and str(count).strip("0") == "1"):
             LOG.warning("%s dropped: %s%s", sender, problem, f" (now {count} times)" if count > 1 else "")
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
