@@ -130,7 +130,7 @@ def test_a_bad_update_is_told_and_not_held() -> None:
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "a\nb", "\u2028", "\ud800"])
 def test_what_is_wrong_with_an_update_can_be_told_in_a_document_whatever_stands_in_it(text: str) -> None:
-    """Else one update would keep everybody from reading the round's document, which repeats the reason to its sender."""
+    """Else one update would keep all from reading the round's document, which repeats the reason to its sender."""
     it, good = Fixture(), update_bytes(change(5))
     length = int.from_bytes(good[:8], "little")
     header = json.loads(good[8 : 8 + length])
