@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 
 IN_MODIFY = 0x00000002
+#: Only so that the kernel does not take two writes, one after the other, for one: it joins what is the same.
+IN_CLOSE_WRITE = 0x00000008
 IN_MOVED_TO = 0x00000080
 IN_CREATE = 0x00000100
 IN_ISDIR = 0x40000000
@@ -51,7 +53,7 @@ class Watch:
         self.modified.clear()
 
     def _watch(self, folder: Path) -> None:
-        number = self._add(self._descriptor, str(folder).encode(), IN_MODIFY | IN_MOVED_TO | IN_CREATE)
+        number = self._add(self._descriptor, str(folder).encode(), IN_MODIFY | IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE)
         if number < 0:
             # It was removed, or renamed and is watched under that name.
             return

@@ -78,7 +78,7 @@ class Onlooker:
         topics = [SYS + name for name in COUNTERS] + [self._topics.filter(ROUND)]
         if presences:
             topics.append(self._topics.filter(PRESENCE))
-        client.subscribe([(topic, 0) for topic in topics])  # type: ignore[arg-type]
+        client.subscribe([(topic, 0) for topic in topics])
         client.loop_start()
         self._client = client
 

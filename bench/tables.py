@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,32 @@ from edge_peer.shell.store import write_atomically
 RESULTS = Path(__file__).parent / "results"
 
 
-def report(name: str, title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows as a table and keep them, with what they were measured on, as bench/results/<name>.json."""
+def report(
+    name: str,
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    more: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Print rows as a table and keep them, with what they were measured on.
+
+    Args:
+        name: Of the benchmark.
+        title: Stands above the table.
+        rows: All with the same keys.
+        more: Kept with them, and not printed.
+        out: The file; None: bench/results/<name>.json.
+    """
+    show(title, rows)
+    machine = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
+    kept = {"name": name, "title": title, "machine": machine, "rows": list(rows), **(more or {})}
+    path = out or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(kept, indent=2).encode() + b"\n")
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows as a table."""
     columns = list(rows[0])
     texts = [[_text(row[column]) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in texts)) for i, column in enumerate(columns)]
@@ -24,10 +48,6 @@ def report(name: str, title: str, rows: Sequence[dict[str, Any]]) -> None:
     print("  ".join(column.ljust(width) for column, width in zip(columns, widths, strict=True)))
     for line in texts:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
-    RESULTS.mkdir(exist_ok=True)
-    content = json.dumps({"name": name, "title": title, "machine": machine, "rows": list(rows)}, indent=2)
-    write_atomically(RESULTS / f"{name}.json", content.encode() + b"\n")
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

@@ -8,7 +8,6 @@ should not.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from bench.soak.play import Soak
 from bench.soak.samples import GROWS
 from bench.soak.verdict import KIB, findings, growth, slope, thirds
-from bench.tables import RESULTS, report
+from bench.tables import RESULTS, report, show
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,27 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     took_s = time.monotonic() - start_s
     title = f"{soak.round} rounds of {options.peers} peers, seed {options.seed}, in {took_s:.0f} s"
     happened = ", ".join(f"{kind} {count}" for kind, count in soak.events.items())
-    more = {"events": soak.events, "findings": found, "errors": complaints, "files": file_rows(soak)}
-    report("soak", f"{title}: {happened}", process_rows(soak) or [{"process": "none was watched long enough"}])
-    _table(more["files"])
+    files = file_rows(soak)
+    more = {"events": soak.events, "findings": found, "errors": complaints, "files": files}
+    rows = process_rows(soak) or [{"process": "none was watched for long enough"}]
+    report("soak", f"{title}: {happened}", rows, more, options.out)
+    show("Files", files)
     for text, count in list(complaints.items())[:10]:
         print(f"logged {count} times: {text}")
     for finding in found:
         print(f"FOUND {finding}")
-    _add(options.out, more)
     print("nothing grows that should not" if not found else f"{len(found)} found")
     return 1 if found else 0
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    for it in rows:
-        print(f"{it['file']:15} {it['largest bytes']:10} bytes at most, {it['bytes/round']:8} a round, {it['grows']}")
-
-
-def _add(path: Path, more: dict[str, Any]) -> None:
-    """The result, with what the table does not show."""
-    whole = json.loads((RESULTS / "soak.json").read_text()) | more
-    path.write_text(json.dumps(whole, indent=2) + "\n")
 
 
 if __name__ == "__main__":

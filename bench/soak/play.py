@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.onlooker import COUNTED, Onlooker
 from bench.small import ARTIFACTS, shards
-from bench.soak.samples import BROKER, Samples
+from bench.soak.samples import BROKER, KEPT_BYTES_MAX, Samples
 from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
 from edge_peer.operator.fleet import LocalFleet
 from edge_peer.protocol.messages import FINISHED, Round
@@ -24,7 +24,6 @@ AWAY = (5, 60)
 AWAY_MAX = 2
 STALL_S = 120.0
 SAMPLES = 500
-KEPT_BYTES_MAX = 200_000
 KILL, LEAVE, RESIGN = "kill", "leave", "resign"
 #: Documents that are kept; a long soak must not fill the memory of who watches it.
 SEEN_MAX = 1000
@@ -39,6 +38,8 @@ class Soak:
         rounds: Of its one run.
         seed: Of the events.
         examples: For training, a peer.
+        gap: Rounds from one event to the next, at least and at most.
+        away: Rounds until whoever was killed or has left comes back.
         say: Gets a line for each thing that happens.
 
     Attributes:
@@ -47,7 +48,15 @@ class Soak:
     """
 
     def __init__(
-        self, folder: Path, peers: int, rounds: int, seed: int, examples: int, say: Callable[[str], None]
+        self,
+        folder: Path,
+        peers: int,
+        rounds: int,
+        seed: int,
+        examples: int,
+        say: Callable[[str], None],
+        gap: tuple[int, int] = GAP,
+        away: tuple[int, int] = AWAY,
     ) -> None:
         self.samples = Samples()
         self.events = {KILL: 0, LEAVE: 0, "join": 0, RESIGN: 0, "controllers": 0}
@@ -55,9 +64,12 @@ class Soak:
         self.round = 0
         self._rounds = rounds
         self._rng = random.Random(seed)
+        self._gap, self._stays_away = gap, away
+        self._kinds: list[str] = []
         self._say = say
         self._folder = folder
         self._peers = [f"p{number}" for number in range(1, peers + 1)]
+        #: Until which round.
         self._away: dict[str, int] = {}
         self._willing = True
         self._term = 0
@@ -106,7 +118,7 @@ class Soak:
             if self.round >= event_at:
                 if event_at:
                     self._event()
-                event_at = self.round + self._rng.randint(*GAP)
+                event_at = self.round + self._rng.randint(*self._gap)
             self._bring_back()
             self._note_ended()
             if self.round >= said_at:
@@ -167,7 +179,10 @@ class Soak:
     # ------------------------------------------------------------------ what is done
 
     def _event(self) -> None:
-        kind = self._rng.choice((KILL, KILL, LEAVE, LEAVE, RESIGN))
+        if not self._kinds:
+            self._kinds = [KILL, KILL, LEAVE, LEAVE, RESIGN]
+            self._rng.shuffle(self._kinds)
+        kind = self._kinds.pop()
         if kind == RESIGN:
             # Whoever is never killed would lead for ever.
             self._willing = not self._willing
@@ -175,14 +190,17 @@ class Soak:
             self._fleet.processes[STEADY].send_signal(signal.SIGHUP)
             self.events[RESIGN] += 1
             return
-        controller = self._onlooker.latest()
-        there = [peer for peer in self._peers if peer not in (TRAINER, STEADY, *self._away)]
+        latest = self._onlooker.latest()
+        assert latest is not None
+        controller, document = latest
+        # Whoever is still loading is no part of the federation yet, nor does it take signals as it will.
+        there = [peer for peer in document.participants if peer not in (TRAINER, STEADY, *self._away)]
         if len(self._away) >= AWAY_MAX or not there:
+            self._kinds.append(kind)
             return
-        leads = controller is not None and controller[0] in there and self._rng.random() < 0.5
-        victim = controller[0] if leads and controller is not None else self._rng.choice(there)
+        victim = controller if controller in there and self._rng.random() < 0.5 else self._rng.choice(there)
         process = self._fleet.processes[victim]
-        self._away[victim] = self.round + self._rng.randint(*AWAY)
+        self._away[victim] = self.round + self._rng.randint(*self._stays_away)
         process.send_signal(signal.SIGKILL if kind == KILL else signal.SIGTERM)
         code = process.wait(STALL_S)
         if kind == LEAVE and code != 0:

@@ -10,6 +10,8 @@ from pathlib import Path
 from bench.processes import Figures, figures
 
 BROKER = "broker"
+#: What peers are told to keep of updates at most.
+KEPT_BYTES_MAX = 200_000
 #: A file's kind by how its name ends; the first that fits. What stands under `GROWS` has a line for each round.
 CSV, ROUND_LOG, KEPT, PROCESS_LOG = "CSV", "round log", "kept updates", "process log"
 GROWS = (CSV, ROUND_LOG, PROCESS_LOG)

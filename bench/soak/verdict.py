@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.processes import Figures
-from bench.soak.samples import BROKER, GROWS, Samples, Series
+from bench.soak.samples import BROKER, GROWS, KEPT, KEPT_BYTES_MAX, Samples, Series
 
 KIB = 1024
 #: An allocator and an interpreter take what they need in the first rounds, and once more in another role.
@@ -117,8 +117,12 @@ def _file_findings(name: str, kind: str, points: Sequence[tuple[int, int]], peer
         if rate > allowed:
             return [f"{name}: {kind} grows by {rate:.0f} bytes a round, more than {allowed}"]
         return []
-    early = max(size for _, size in points[: max(1, len(points) // 3)])
     late = max(size for _, size in points)
+    if kind == KEPT:
+        # A new round is written whole before the oldest is gone.
+        most = int(FILE_TIMES_MAX * KEPT_BYTES_MAX)
+        return [f"{name}: {kind} are {late} bytes, to keep were {KEPT_BYTES_MAX}"] if late > most else []
+    early = max(size for _, size in points[: max(1, len(points) // 3)])
     if late > FILE_TIMES_MAX * early and late > FILE_BYTES_MAX:
         return [f"{name}: {kind} was {early} bytes at most in the first third, {late} later"]
     return []
