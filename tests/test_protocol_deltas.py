@@ -10,11 +10,11 @@ import pytest
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.aggregation import Aggregation, Mean
-from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Report, Round, Vote
+from edge_peer.protocol.messages import FINISHED, TRAINING, WAITING, Report, Round, Stop, Vote
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.state import RunRecord, SavedState
 from edge_peer.protocol.topics import MODEL, PRESENCE, ROUND
-from tests.sim.hand import INITIAL, RUN, TIMING, Hand, digest, offer, presence, ref, round_document
+from tests.sim.hand import INITIAL, ROSTER, RUN, TIMING, Hand, digest, offer, presence, ref, round_document
 
 DELTAS = replace(RUN, rounds_max=9, codec="int8", downlink="int8")
 
@@ -66,11 +66,51 @@ def test_the_model_behind_a_delta_is_saved_before_it_and_the_next_round_opens_af
     assert order == [do.SaveModel, do.PublishDelta, do.Publish]
 
 
-def test_the_last_round_of_a_run_is_a_delta_too() -> None:  # D1
+def test_the_last_model_of_a_run_is_kept_whole_by_the_broker_and_goes_out_no_other_way() -> None:  # D5, I12
+    hand = leading(run=replace(DELTAS, rounds_max=1))
+    hand.train()
+    for peer in ("b", "c"):
+        hand.update(peer, codec="int8")
+    hand.merge()
+    assert hand.document.state == FINISHED
+    assert hand.all(do.PublishDelta) == []
+    assert hand.all(do.PublishModel) == [do.PublishModel(hand.base, retained=True)]
+    order = [
+        type(it)
+        for it in hand.new
+        if isinstance(it, do.SaveModel | do.PublishModel) or getattr(it, "kind", "") == ROUND
+    ]
+    assert order == [do.SaveModel, do.PublishModel, do.Publish]
+    hand.echo()
+    hand.wait(TIMING.lease_s)
+    assert len(hand.all(do.PublishModel)) == 1
+
+
+def test_a_model_that_turns_out_to_be_the_last_one_is_sent_whole_after_its_delta() -> None:  # D5, I12
+    hand = leading(run=replace(DELTAS, target_accuracy=0.5))
+    finish_round(hand)
+    assert [it.ref for it in hand.all(do.PublishDelta)] == [hand.base]
+    assert hand.all(do.PublishModel) == []
+    for peer in ROSTER:
+        hand.evaluate(peer, 0.9)
+    assert hand.document.state == FINISHED
+    assert hand.all(do.PublishModel) == [do.PublishModel(hand.base, retained=True)]
+
+
+def test_the_last_model_is_sent_whole_again_on_a_new_connection() -> None:  # D5, M3
     hand = leading(run=replace(DELTAS, rounds_max=1))
     finish_round(hand)
-    assert hand.document.state == FINISHED
-    assert [it.ref for it in hand.all(do.PublishDelta)] == [hand.base]
+    hand.tell(ev.Disconnected())
+    hand.tell(ev.Connected())
+    assert hand.newly(do.PublishModel) == [do.PublishModel(hand.base, retained=True)]
+    assert hand.all(do.PublishDelta) == []
+
+
+def test_a_run_that_ends_with_the_initial_model_sends_nothing_that_everybody_has() -> None:  # D4, D5
+    hand = leading()
+    hand.hear("b", Stop(hand.document.run_id or "", "enough"))
+    assert (hand.document.state, hand.base.round) == (FINISHED, 0)
+    assert hand.all(do.PublishModel) == hand.all(do.PublishDelta) == []
 
 
 def test_who_needs_the_model_is_sent_it_whole_and_once() -> None:  # D3

@@ -18,7 +18,7 @@ from tests.sim.arithmetic import WEIGHTS
 from tests.sim.broker import Weather
 from tests.sim.mutants import MUTANTS, SEEDS_MAX, Mutant, complaint
 from tests.sim.scenario import PROFILES, Board, Scenario
-from tests.sim.story import lost_branch, until
+from tests.sim.story import last_one_out, lost_branch, until
 from tests.sim.world import World
 
 SEEDS = 420
@@ -182,10 +182,10 @@ def held_by(world: World, name: str) -> str:
     return held.sha256
 
 
-def test_where_all_answer_nobody_is_sent_a_whole_model() -> None:  # D1, D3, I11, I12
+def test_where_all_answer_nobody_is_sent_a_whole_model_but_the_last_one() -> None:  # D1, D3, I11, I12
     world = calm(boards=4, rounds=10, **DELTAS)
     world.run()
-    assert world.checkers.wholes == 0
+    assert world.checkers.wholes == 1  # the last one
     assert len({board.final for board in world.boards.values()}) == 1
     world = calm(boards=4, rounds=10)
     world.run()
@@ -211,6 +211,14 @@ def test_who_has_missed_deltas_is_sent_the_whole_model_at_once_and_the_others_de
     assert sent == 1
     world.go_until_round(missed + 50)
     assert world.checkers.wholes == sent
+
+
+def test_the_last_model_outlives_its_controller_though_nobody_else_was_there_at_the_end() -> None:  # D5, I12
+    world = last_one_out(DELTAS)
+    final = world.boards["p1"].final
+    assert final is not None
+    assert final.round == 2
+    assert world.boards["p2"].final == final
 
 
 @pytest.mark.parametrize("cause", ["killed", "shut down"])

@@ -72,7 +72,7 @@ class Controller:
         tenure.changed = True
         tenure.lease.lapse()
         if tenure.base is not None and tenure.run is not None and tenure.phase in (OPEN, MERGING, REPORTING):
-            self._downlink.send(tenure.base, tenure.run.settings)
+            self._downlink.send(tenure.base, tenure.run.settings, last=tenure.phase == REPORTING)
 
     def on_echo(self, beat: int) -> None:
         """The broker sent our own document back."""

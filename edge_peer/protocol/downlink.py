@@ -1,4 +1,8 @@
-"""How the global model goes out: whole and retained, or as what a round has changed, and whole to who needs it."""
+"""How the global model goes out: whole and retained, or as what a round has changed, and whole to who needs it.
+
+The last model of a run is always kept whole by the broker: nobody may be connected who could make it of a delta, and
+the controller may be gone for ever when the others come back.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,20 @@ class Downlink:
         """This controller has made the model itself, so that the shell knows what was changed."""
         self._delta = ref.sha256 if settings.downlink != WHOLE else None
 
-    def send(self, base: ModelRef, settings: RunSettings) -> None:
-        """Publish a model, saved first; once, and not before it is here, when another controller committed it."""
-        if self._sent == base.sha256 or base.sha256 not in self._context.models:
+    def send(self, base: ModelRef, settings: RunSettings, last: bool = False) -> None:
+        """Publish a model, saved first; once, and not before it is here, when another controller committed it.
+
+        Args:
+            base: The model.
+            settings: Of its run.
+            last: The run is over, so that the broker must keep it, unless it is the initial one, which everybody has.
+        """
+        keep = last and base.round > 0
+        if (self._whole if keep else self._sent) == base.sha256 or base.sha256 not in self._context.models:
             return
         self._sent = base.sha256
         self._context.hold(base)
-        if self._delta == base.sha256:
+        if self._delta == base.sha256 and not keep:
             self._context.emit(do.PublishDelta(base))
         elif settings.downlink == WHOLE or base.round > 0:
             # Of a model that another controller has made there is no delta here. The initial model everybody has.

@@ -74,7 +74,7 @@ class Ending:
         assert tenure.base is not None
         assert tenure.run is not None
         self._seek_model(tenure.base)
-        self._downlink.send(tenure.base, tenure.run.settings)
+        self._downlink.send(tenure.base, tenure.run.settings, last=True)
         overdue = context.now_s >= tenure.deadline_s
         if not tenure.complete and (overdue or tenure.scores.all_in):
             tenure.complete = True

@@ -139,7 +139,6 @@ class Rounds:
         self._downlink.made(ref, settings)
         tenure.enter(OPEN)
         if ref.round >= settings.rounds_max:
-            self._downlink.send(ref, settings)
             self._ending.finish(f"reached {settings.rounds_max} rounds")
         else:
             self._open()

@@ -55,6 +55,8 @@ class Checkers:
         self._own_rounds: set[tuple[str, str, int, str]] = set()
         #: What each process has sent of models on its present connection.
         self._out: dict[tuple[str, str], set[str]] = {}
+        #: The same of those that the broker keeps.
+        self._kept: dict[tuple[str, str], set[str]] = {}
         #: Digests of models that somebody has said that it needs.
         self._needed: set[str] = set()
         #: How many whole models were sent to everybody.
@@ -174,8 +176,10 @@ class Checkers:
             return
         if self._numbers.setdefault(document.run_id, document.run_number) != document.run_number:
             raise Violation(f"run {document.run_id} has two numbers")
-        if document.state == FINISHED and saved.finished < document.run_number:
-            raise Violation(f"{name} says that run {document.run_id} is finished; its disk does not hold it")
+        if document.state == FINISHED:
+            if saved.finished < document.run_number:
+                raise Violation(f"{name} says that run {document.run_id} is finished; its disk does not hold it")
+            self._is_kept(process, document.base)
         if document.state == TRAINING:
             if saved.finished >= document.run_number:
                 raise Violation(f"{name} trains run {document.run_id}, which it knows as finished")
@@ -221,6 +225,7 @@ class Checkers:
     def connected(self, process: Process) -> None:
         """Nothing that was sent on an earlier connection is known to have arrived."""
         self._out[process.name, process.session] = set()
+        self._kept[process.name, process.session] = set()
 
     def _whole(self, process: Process, command: do.PublishModel) -> None:
         ref = command.ref
@@ -230,9 +235,12 @@ class Checkers:
             return
         self.wholes += 1
         self._out[process.name, process.session].add(ref.sha256)
+        self._kept[process.name, process.session].add(ref.sha256)
         own = (process.name, process.session, ref.term, ref.sha256) in self._own_rounds
         leads = process.peer.controller is not None and process.peer.controller.term == ref.term
-        if process.world.scenario.run.downlink != WHOLE and own and leads and ref.sha256 not in self._needed:
+        last = process.peer.state.finished >= ref.run_number
+        needed = last or ref.sha256 in self._needed
+        if process.world.scenario.run.downlink != WHOLE and own and leads and not needed:
             raise Violation(f"{process.name} sends the whole model of round {ref.round}, which nobody needs")
 
     def _delta(self, process: Process, ref: ModelRef) -> None:
@@ -247,6 +255,12 @@ class Checkers:
         everybody_has_it = base.round == 0 and process.world.scenario.run.downlink != WHOLE
         if not everybody_has_it and base.sha256 not in self._out[process.name, process.session]:
             raise Violation(f"{process.name} opens round {base.round + 1}, but has not sent its model")
+
+    def _is_kept(self, process: Process, last: ModelRef) -> None:
+        """Whoever hears that a run is over finds its model at the broker, if who says so has it."""
+        has_it = last.round > 0 and last.sha256 in process.models
+        if has_it and last.sha256 not in self._kept[process.name, process.session]:
+            raise Violation(f"{process.name} ends run {last.run_id}, but the broker does not keep its last model")
 
     def _memory(self, process: Process, command: do.StartTraining) -> None:
         on_disk = {it.digest for it in process.board.disk.memories}

@@ -200,8 +200,14 @@ def _tells_no_needs(self: Trainer, document: Round, base: ModelRef) -> None:
     _ask_for_model(self, replace(document, settings=replace(document.settings, downlink=WHOLE)), base)
 
 
-def _sends_every_model_whole(self: Downlink, base: ModelRef, settings: RunSettings) -> None:
+def _sends_every_model_whole(self: Downlink, base: ModelRef, settings: RunSettings, last: bool = False) -> None:
     self._delta = None
+    _send_model(self, base, settings, last)
+
+
+def _sends_the_last_one_like_any_other(
+    self: Downlink, base: ModelRef, settings: RunSettings, last: bool = False
+) -> None:
     _send_model(self, base, settings)
 
 
@@ -281,10 +287,10 @@ MUTANTS = (
     ),
     Mutant("trains for a run that it cannot do", "it has not", Trainer, "_lacking", lambda self, document: False),
     Mutant("adds a delta to another model", "nobody has committed", Process, "_base_of", _adds_to_what_it_holds),
-    Mutant("does not say what it needs", "without faults", Trainer, "_ask_for_model", _tells_no_needs, "crashes"),
+    Mutant("does not say what it needs", "lacks the models", Trainer, "_ask_for_model", _tells_no_needs, "crashes"),
     Mutant(
         "does not answer who needs a model",
-        "without faults",
+        "lacks the models",
         Downlink,
         "answer_needs",
         lambda self, base: None,
@@ -306,6 +312,14 @@ MUTANTS = (
         "_seek_model",
         lambda self, base: None,
         "network",
+    ),
+    Mutant(
+        "leaves the last model to those who hear its delta",
+        "does not keep its last model",
+        Downlink,
+        "send",
+        _sends_the_last_one_like_any_other,
+        "calm",
     ),
     Mutant("wakes for what is past", "busy loop", Trainer, "next_deadline_s", lambda self: self._context.now_s),
 )

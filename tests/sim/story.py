@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from edge_peer.protocol.run_settings import RunSettings
 from tests.sim.broker import Weather
@@ -58,6 +59,32 @@ def lost_branch() -> World:
     for name in ("p4", "p5"):
         world.kill(world.processes[name], power=True)
     until(world, lambda: not world.processes["p3"].peer.controller.document.participants)
+    world.broker.mend("p2")
+    until(world, lambda: world.processes["p2"].peer.state.finished > 0 and not world.unfinished())
+    return world
+
+
+def last_one_out(vectors: Mapping[str, Any]) -> World:
+    """The controller commits the last model when nobody else is connected, and loses power for ever.
+
+    p2 loses its link after its update of the last round has gone out. p1 commits, finishes the run, and is gone. When
+    p2 is back, nobody who is there holds the last model. The run is finished, and p2 must come by its model.
+
+    Args:
+        vectors: Fields of `RunSettings`: how models and updates travel.
+    """
+    run = RunSettings(rounds_max=2, round_deadline_s=20.0, updates_min=2, **vectors)
+    boards = (Board("p1", score=9.0, training_s=(1.0, 1.0)), Board("p2", training_s=(0.1, 0.1)))
+    world = World(Scenario(0, "story", boards, roster=False, min_peers=1, run=run, weather=Weather()))
+    for board in world.boards.values():
+        world.power_on(board)
+    until(world, lambda: round_of(world, "p2") == 2)
+    until(world, lambda: len(world.processes["p1"].updates) > 0)
+    world.broker.reset("p2")
+    world.broker.cut("p2")
+    until(world, lambda: world.boards["p1"].final is not None)
+    world.kill(world.processes["p1"], power=True)
+    until(world, lambda: not world.processes["p2"].accepted)
     world.broker.mend("p2")
     until(world, lambda: world.processes["p2"].peer.state.finished > 0 and not world.unfinished())
     return world

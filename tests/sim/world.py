@@ -16,13 +16,14 @@ from edge_peer.protocol.messages import FINISHED, Start, Stop, encode
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.roles import FOLLOWING, LEADING
 from edge_peer.protocol.settings import PeerSettings
-from edge_peer.protocol.topics import START, STOP
+from edge_peer.protocol.topics import MODEL, START, STOP
 from tests.sim import scenario as sc
 from tests.sim.arithmetic import INITIAL, Release, digest_of
 from tests.sim.broker import Broker
 from tests.sim.checkers import Checkers, Violation
 from tests.sim.clock import Schedule
 from tests.sim.process import Board, Process
+from tests.sim.progress import Progress
 
 ACTIONS_MAX = 400_000
 
@@ -54,6 +55,9 @@ class World:
         self._transcript = transcript
         self._stamps = 0
         self._healed = False
+        #: When something last happened to anybody.
+        self.disturbed_s = 0.0
+        Progress(self)
 
     # ------------------------------------------------------------------ what boards need
 
@@ -151,8 +155,10 @@ class World:
                 return f"{it.name} has handed in {final}, but the run ended with {document.base}"
             took_part = same and run is not None and run.run_id == document.run_id
             ended = document.state == FINISHED and document.complete and document.base is not None
-            # Who alone had it may be dead for ever.
-            there = ended and any(document.base.sha256 in other.models for other in alive)
+            # Who alone had it may be dead for ever, and the broker may have lost what it kept.
+            kept = (it[0].sha256 for (_, kind), it in self.broker.retained.items() if kind == MODEL)
+            holders = (digest for other in alive for digest in other.models)
+            there = ended and document.base.sha256 in {*kept, *holders}
             if took_part and there and final != document.base:
                 return f"{it.name} took part in run {document.run_id}, but has not its final model"
         wanting = self._wanting(alive, document.model_digest)
@@ -230,6 +236,7 @@ class World:
         name = self._victim()
         process = self.processes.get(name)
         self.trace(process, f"!! {kind}")
+        self.disturbed_s = self.schedule.now_s
         if kind.startswith("broker restart"):
             self._restart_broker(kind)
         elif kind == "stop":
