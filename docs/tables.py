@@ -16,6 +16,7 @@ from typing import Any
 from aggregator_core.rules import RULES
 from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config import CHOICES, RANGES, SECTIONS
+from edge_peer.operator.view import DOING, SCHEMA, BoardView, RunView, View
 from edge_peer.shell.class_counts import COLUMNS as CLASS_COLUMNS
 from edge_peer.shell.history import COLUMNS
 
@@ -116,10 +117,36 @@ def _parameters(kind: Any) -> str:
     )
 
 
+def status_view() -> str:
+    """Fields of `edge-peer status --json`."""
+    rows = [("`schema`", f"{SCHEMA}; grows when a field goes or means something else, not when one is added")]
+    rows += [(f"`{name}`", text) for name, text in attributes(View).items()]
+    return _table(("field", "what it is"), rows)
+
+
+def status_run() -> str:
+    """Fields of its `run`."""
+    return _table(("field", "what it is"), [(f"`{name}`", text) for name, text in attributes(RunView).items()])
+
+
+def status_board() -> str:
+    """Fields of each of its `boards`."""
+    return _table(("field", "what it is"), [(f"`{name}`", text) for name, text in attributes(BoardView).items()])
+
+
+def status_doing() -> str:
+    """What a board does."""
+    return _table(("`doing`", "what it is"), [(f"`{name}`", text) for name, text in DOING.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "csv_columns": csv_columns,
     "class_columns": class_columns,
     "configuration": configuration,
+    "status_view": status_view,
+    "status_run": status_run,
+    "status_board": status_board,
+    "status_doing": status_doing,
     "rules": rules,
     "server_optimizers": server_optimizers,
 }

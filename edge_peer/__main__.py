@@ -1,4 +1,4 @@
-"""Command line of a board and of its operator: `edge-peer run|check|stop|start|status|predict|audit`."""
+"""Command line of a board and of its operator: `edge-peer run|check|stop|start|status|watch|predict|audit`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EPILOG = """exit codes: 0 done, 1 failed, 2 configuration, model or shard unusab
   edge-peer check --config /etc/edge-peer/config.toml    what is wrong, before anything starts
   edge-peer run --config /etc/edge-peer/config.toml      what the systemd unit starts
   edge-peer status --config /etc/edge-peer/config.toml   who is controller, which round, who is missing
+  edge-peer watch --config /etc/edge-peer/config.toml    the same as it happens
   edge-peer stop --config ... --reason "enough"          end the run with the model it has
   edge-peer start --config ...                           make the peers want another run
   edge-peer predict runs/latest photo.png                what the model of a run says of a picture
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "run": "be a peer until SIGTERM; SIGHUP: read the configuration again",
         "check": "check configuration, shard, model and broker",
         "status": "show who is there and how the run goes",
+        "watch": "show a federation as it happens, until Ctrl-C",
         "stop": "end the run that is on",
         "start": "ask for another run",
     }
@@ -80,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--reason", default="", help="written into the run's record")
         if name in ("stop", "start"):
             command.add_argument("--timeout", type=float, default=60.0, metavar="S", help="give up after (default: 60)")
-        if name in ("stop", "start", "status"):
+        if name in ("stop", "start", "status", "watch"):
             command.add_argument("--as", dest="name", metavar="NAME", help="speak as this peer (default: the file's)")
         if name == "status":
             command.add_argument("--json", action="store_true", help="for scripts")
@@ -179,6 +181,15 @@ def _run(options: argparse.Namespace, config: Config) -> int:
         from edge_peer.operator.status import status  # noqa: PLC0415
 
         return status(config, options.name, options.json)
+    if options.command == "watch":
+        try:
+            from edge_peer.operator.watch import watch  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("rich"):
+                raise
+            raise ResourceError("watch needs rich, which is not installed: pip install 'edge-peer[operator]'") from None
+
+        return watch(config, options.name)
     from edge_peer.operator.control import start, stop  # noqa: PLC0415
 
     if options.command == "stop":

@@ -8,14 +8,15 @@ from typing import Any
 
 from edge_peer.operator.session import Session
 from edge_peer.protocol.messages import Document, Evaluation, Presence, Round, Stop, Vote
-from edge_peer.protocol.topics import EVALUATION, PRESENCE, ROUND, STOP, VOTE
+from edge_peer.protocol.onlookers import History
+from edge_peer.protocol.topics import EVALUATION, HISTORY, PRESENCE, ROUND, STOP, VOTE
 
 #: Retained documents come at once after a subscription: when it is quiet for this long, they are all here.
 QUIET_S = 0.3
 #: A federation that is busy is never quiet; its retained documents have come by then.
 LOOK_S = 2.0
 #: What it takes to keep a `Federation` up to date.
-WATCHED = (PRESENCE, VOTE, ROUND, STOP, EVALUATION)
+WATCHED = (PRESENCE, VOTE, ROUND, STOP, EVALUATION, HISTORY)
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Federation:
 
     Attributes:
         evaluations: The latest evaluation of each peer of the run that is on.
+        histories: Each peer's rounds of its run so far, thinned out; the only one of what is past that is retained.
     """
 
     presences: dict[str, Presence] = field(default_factory=dict)
@@ -31,8 +33,9 @@ class Federation:
     rounds: dict[str, Round] = field(default_factory=dict)
     stops: dict[str, Stop] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    histories: dict[str, History] = field(default_factory=dict)
 
-    def take(self, peer: str, kind: str, document: Document | None) -> None:
+    def take(self, peer: str, kind: str, document: Document | History | None) -> None:
         """Hold a document, or forget a cleared one."""
         held: dict[str, dict[str, Any]] = {
             PRESENCE: self.presences,
@@ -40,6 +43,7 @@ class Federation:
             ROUND: self.rounds,
             STOP: self.stops,
             EVALUATION: self.evaluations,
+            HISTORY: self.histories,
         }
         documents = held.get(kind)
         if documents is None:
@@ -48,6 +52,11 @@ class Federation:
             documents.pop(peer, None)
         else:
             documents[peer] = document
+
+    def forget(self) -> None:
+        """Hold nothing, as before a new connection: what was cleared meanwhile is not said again."""
+        for documents in (*(self.presences, self.votes, self.rounds, self.stops, self.evaluations, self.histories),):
+            documents.clear()
 
     @property
     def online(self) -> list[str]:

@@ -12,8 +12,10 @@ from types import TracebackType
 
 from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError, RemoteProtocolError
+from edge_peer.protocol.fields import parse_object
 from edge_peer.protocol.messages import Document, decode, encode
-from edge_peer.protocol.topics import RETAINED, Topics
+from edge_peer.protocol.onlookers import History
+from edge_peer.protocol.topics import HISTORY, KINDS, RETAINED, Topics
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class Session:
                 "the certificate's common name must be the peer's name"
             )
 
-    def take(self, timeout_s: float) -> list[tuple[str, str, Document | None]]:
+    def take(self, timeout_s: float) -> list[tuple[str, str, Document | History | None]]:
         """What has come, as (peer, kind, document), after at most `timeout_s`; sooner when there is something.
 
         Raises:
@@ -99,7 +101,7 @@ class Session:
         while not self._connection.happened and (left_s := end_s - time.monotonic()) > 0:
             # What wakes us up need not be a document: an acknowledgement does, too.
             self._turn(left_s)
-        documents = []
+        documents: list[tuple[str, str, Document | History | None]] = []
         while self._connection.happened:
             happened = self._connection.happened.popleft()
             if isinstance(happened, Lost):
@@ -107,8 +109,8 @@ class Session:
             if isinstance(happened, Message):
                 with contextlib.suppress(RemoteProtocolError):
                     # What a peer drops is nothing to an operator either.
-                    peer, kind = self._topics.parse(happened.topic)
-                    documents.append((peer, kind, decode(kind, happened.payload) if happened.payload else None))
+                    peer, kind = self._topics.parse(happened.topic, KINDS | {HISTORY})
+                    documents.append((peer, kind, _read(kind, happened.payload)))
         return documents
 
     def _await(self, condition: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
@@ -140,3 +142,10 @@ class Session:
         if time.monotonic() >= self._tick_at_s:
             self._tick_at_s = time.monotonic() + TICK_S
             connection.tick()
+
+
+def _read(kind: str, payload: bytes) -> Document | History | None:
+    """A document; None: it was cleared. Raises RemoteProtocolError."""
+    if not payload:
+        return None
+    return History.read(parse_object(payload)) if kind == HISTORY else decode(kind, payload)

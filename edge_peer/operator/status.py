@@ -9,6 +9,7 @@ from typing import Any
 from edge_peer.config import Config
 from edge_peer.operator.federation import Federation, look
 from edge_peer.operator.session import Session
+from edge_peer.operator.view import SCHEMA, view
 
 
 def status(config: Config, name: str | None, as_json: bool) -> int:
@@ -16,23 +17,15 @@ def status(config: Config, name: str | None, as_json: bool) -> int:
     with Session(config.broker, config.federation.name, name or config.peer.name) as session:
         federation = look(session)
     if as_json:
-        print(json.dumps(to_json(federation), indent=2, sort_keys=True))
+        print(json.dumps(to_json(federation, config.federation.name), indent=2, sort_keys=True))
     else:
         print("\n".join(lines(federation)))
     return 0 if federation.controller is not None else 1
 
 
-def to_json(federation: Federation) -> dict[str, Any]:
-    """The same for scripts: `controller`, `round` (the controller's document) and `peers` by name."""
-    document = federation.round
-    return {
-        "controller": federation.controller,
-        "round": asdict(document) if document is not None else None,
-        "peers": {
-            peer: {**asdict(presence), "role": federation.role(peer)}
-            for peer, presence in sorted(federation.presences.items())
-        },
-    }
+def to_json(federation: Federation, name: str) -> dict[str, Any]:
+    """The same for scripts: `schema`, and what `view.View` has; docs/monitoring.md lists the fields."""
+    return {"schema": SCHEMA, **asdict(view(federation, name))}
 
 
 def summary(federation: Federation) -> list[str]:

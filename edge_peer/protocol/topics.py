@@ -51,8 +51,12 @@ class Topics:
         """The subscription that matches every peer's document of `kind`."""
         return f"{ROOT}/{self.federation}/+/{kind}"
 
-    def parse(self, topic: str) -> tuple[str, str]:
+    def parse(self, topic: str, kinds: frozenset[str] = KINDS) -> tuple[str, str]:
         """Split a topic into (peer, kind).
+
+        Args:
+            topic: As it came.
+            kinds: Of which it may be.
 
         Raises:
             RemoteProtocolError: The topic is not one of this federation's.
@@ -64,6 +68,6 @@ class Topics:
         peer, kind = parts
         if not is_name(peer):
             raise RemoteProtocolError(f"topic {topic[:120]!r}: {peer[:80]!r} is not a peer's name")
-        if kind not in KINDS:
+        if kind not in kinds:
             raise RemoteProtocolError(f"topic {topic[:120]!r}: unknown kind {kind[:40]!r}")
         return peer, kind
