@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,19 @@ from paho.mqtt.enums import CallbackAPIVersion
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from edge_peer.operator.broker import DASHBOARD, HOST, LocalBroker, require_mosquitto
+from edge_peer.operator.broker import DASHBOARD, HOST, LocalBroker, free_port, require_mosquitto
+from edge_peer.operator.certificates_x509 import Wanted
+from edge_peer.operator.dashboard.__main__ import main as dashboard
 from edge_peer.operator.dashboard.site import VIEWER
 from edge_peer.operator.results import Results, read_results
-from edge_peer.protocol.messages import TRAINING, Presence, encode
+from edge_peer.protocol.messages import TRAINING, Presence, Round, Vote, encode
+from edge_peer.protocol.onlookers import History
+from edge_peer.protocol.onlookers import encode as for_onlookers
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 from tests.live.browser import OPTIONS, require_chromium
 from tests.live.harness import FEDERATION, Live
+from tests.live.test_tls import TlsBroker, authority, tls
 
 pytestmark = pytest.mark.live
 Make = Callable[..., Live]
@@ -30,6 +37,8 @@ Open = Callable[..., Page]
 #: Where the pictures of docs/dashboard.md are written, if somebody wants new ones.
 IMAGES = os.environ.get("DASHBOARD_IMAGES")
 SIZES = {"phone": (390, 844), "laptop": (1280, 800), "large": (1920, 1080)}
+#: Where axe looks: each of its looks takes as long as a run.
+AXE = {("laptop", "light"), ("laptop", "dark"), ("phone", "light")}
 SMALL = {"run": {"rounds_max": 6}}
 WAIT_MS = 30_000.0
 expect.set_options(timeout=WAIT_MS)
@@ -184,8 +193,6 @@ def test_a_broker_that_is_gone_is_said_to_be(live: Make, small: Path, visit: Ope
     it.wait_round(2)
     page = visit()
     expect(page.locator("#boards tbody tr")).to_have_count(2)
-    # The browser itself notes that a connection cannot be made.
-    page.remove_listener("console", next(iter(page._impl_obj.listeners("console")))) if False else None
     broker.kill()
     expect(page.locator("#link")).to_contain_text("no connection to the broker since")
     broker.start()
@@ -220,7 +227,15 @@ def test_whatever_is_said_is_shown_as_text_or_dropped(visit: Open, broker: Local
     try:
         for name in ("<img src=x onerror=alert(1)>", "__proto__", "-a", "a b", "\u202ename", "n" * 65):
             speaker.say(name, "presence", encode(Presence(session="s", online=True)))
-        for payload in (b"", b"[]", b"null", b"\xff", b"{" * 100_000, b'{"session": 1}', b'{"__proto__": {"online": true}}'):
+        for payload in (
+            b"",
+            b"[]",
+            b"null",
+            b"\xff",
+            b"{" * 100_000,
+            b'{"session": 1}',
+            b'{"__proto__": {"online": true}}',
+        ):
             speaker.say("rubbish", "presence", payload)
             speaker.say("rubbish", "round", payload)
             speaker.say("rubbish", "history", payload)
@@ -307,23 +322,127 @@ def test_nobody_else_is_served(broker: LocalBroker) -> None:
             socket.create_connection((address, broker.page_port), timeout=5)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_it_at_every_size(live: Make, small: Path, visit: Open, tmp_path: Path, scheme: str) -> None:
+@pytest.fixture
+def fleets_broker(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
+    """As the role deploys it: certificates for peers, and the page on the loopback."""
+    pki = tmp_path_factory.mktemp("tls") / "pki"
+    authority(pki).make([Wanted("broker.here", server=True, addresses=(HOST,)), *map(Wanted, ("peer1", "peer2"))])
+    it = TlsBroker(tmp_path, pki, broker_dashboard_port=free_port())
+    it.deploy()
+    assert dashboard([str(it.tls / "dashboard")]) == 0
+    it.start()
+    yield it
+    it.stop()
+
+
+def test_a_fleets_page_reads_what_comes_over_tls_and_writes_nothing(
+    small: Path, fleets_broker: TlsBroker, browser: Browser, tmp_path: Path
+) -> None:
+    broker, port = fleets_broker, fleets_broker.settings["broker_dashboard_port"]
+    it = Live(tmp_path, broker, small, ["peer1", "peer2"], {"run": {"rounds_max": 100_000}})
+    it.configure(**{peer: tls(broker.certificates, peer) for peer in it.peers})
+    password = (broker.tls / "dashboard/password").read_text()
+    try:
+        it.start()
+        page = browser.new_context().new_page()
+        page.goto(f"http://{HOST}:{port}/")
+        expect(page.locator("#run-federation")).to_have_text(FEDERATION)
+        expect(page.locator("#run-accuracy")).to_have_text(re.compile(r"0\.\d{4}"))
+        expect(page.locator("#boards tbody tr")).to_have_count(2)
+        # Certificates and access lists are read again: nobody may do more afterwards, or less.
+        for _ in range(2):
+            viewer = Reader(port, VIEWER, password)
+            viewer.until(lambda it=viewer: it.accepted is True)
+            for topic in (f"fl/v1/{FEDERATION}/peer1/presence", f"fl/v1/{FEDERATION}/{VIEWER}/stop"):
+                viewer.publish(topic)
+            viewer.until(lambda it=viewer: it.refused == [135, 135])
+            viewer.read()
+            viewer.until(lambda it=viewer: len({topic.rsplit("/", 1)[1] for topic in it.topics}) == 5)
+            assert not {topic for topic in viewer.topics if topic.endswith(("/model", "/update"))}
+            broker.reload()
+        stranger = Reader(port, None, None)
+        stranger.until(lambda: stranger.accepted is not None)
+        assert not stranger.accepted
+        number = int(page.locator("#run-round").inner_text().split()[0])
+        page.wait_for_function(f"() => parseInt(document.querySelector('#run-round').textContent) > {number}")
+        page.context.close()
+    finally:
+        it.stop()
+
+
+def settle(page: Page) -> None:
+    """Until the curves have the width of the window."""
+    page.wait_for_function(
+        """() => [...document.querySelectorAll(".plot")].every(it => it.clientWidth === 0
+            || Math.abs(it.querySelector(".uplot").clientWidth - it.clientWidth) < 2)"""
+    )
+
+
+def documents_of(count: int) -> list[tuple[str, str, bytes]]:
+    """What that many boards say in the fourth round of a run, when three have been accepted and two are gone."""
+    peers = [f"board{number:02}" for number in range(1, count + 1)]
+    digest, run = "ab" * 32, "20260101-000000-abcdef"
+    said: list[tuple[str, str, bytes]] = []
+    for number, peer in enumerate(peers):
+        health = {"temperature_c": 40.0 + number / 3, "load_1m": 1.5, "memory_free_bytes": 2e8, "disk_free_bytes": 9e9}
+        online = number not in (4, 40)
+        said.append((peer, "presence", encode(Presence("s", online, True, True, 1.0, examples=100, health=health))))
+        curve = tuple(0.2 + 0.15 * round_ + 0.1 * ((number * 37) % 64) / 64 for round_ in range(4))
+        losses = tuple(2.3 - it for it in curve)
+        ones = (1.0, 1.0, 1.0, 1.0)
+        history = History("s", run, 100, (0, 1, 2, 3), curve, losses, curve, ones, ones, (3e4,) * 4, (9e4,) * 4)
+        said.append((peer, "history", for_onlookers(history)))
+        if online:
+            said.append((peer, "vote", encode(Vote("s", 3, peers[0] if number % 7 else peers[1]))))
+    base = ModelRef(run, 1, 3, 3, digest)
+    round_ = Round("s", 3, 1, TRAINING, "image_cnn", digest, RunSettings(), run, 1, 4, base, 1, tuple(peers), 60.0)
+    round_ = replace(round_, accepted=dict.fromkeys(peers[1:4], digest), missing=dict.fromkeys([peers[4]], "offline"))
+    round_ = replace(round_, refused={peers[5]: "L2 norm 9 is above the bound 1"}, accuracy=0.75, accuracy_round=3)
+    return [*said, (peers[0], "round", encode(round_))]
+
+
+@pytest.mark.parametrize("count", [2, 64])
+def test_two_boards_and_sixty_four_fit(visit: Open, broker: LocalBroker, tmp_path: Path, count: int) -> None:
+    speaker = Speaker(broker.port)
+    for document in documents_of(max(count, 6)):
+        if count > 2 or document[0] in ("board01", "board02"):
+            speaker.say(*document)
+    speaker.close()
+    folder = Path(IMAGES) if IMAGES and count > 2 else tmp_path
+    page = visit(reduced_motion="reduce")
+    expect(page.locator("#boards tbody tr")).to_have_count(count)
+    expect(page.locator("#run-round")).to_have_text("4 of 10")
+    expect(page.locator("#boards-summary")).to_contain_text("2 of 64" if count > 2 else "All 2")
+    expect(page.locator("#chart-accuracy .legend")).to_contain_text("shaded" if count > 2 else "each board")
+    for size, (width, height) in SIZES.items():
+        page.set_viewport_size({"width": width, "height": height})
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{size}: wider than the screen"
+        picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+        picture.quantize(256).save(folder / f"dashboard-{size}-{count}.png", optimize=True)
+
+
+def test_everybody_can_use_it_at_every_size(live: Make, small: Path, visit: Open, tmp_path: Path) -> None:
     it = live(small, 6, {"run": {"rounds_max": 9, "updates_min": 2}})
     it.configure()
-    pages = {size: visit(size, color_scheme=scheme, reduced_motion="reduce") for size in SIZES}
+    page = visit(reduced_motion="reduce")
     it.start()
     it.wait_round(5)
     it.fleet.kill("peer6" if it.federation.controller != "peer6" else "peer5")
     it.wait_finished()
     folder = Path(IMAGES) if IMAGES else tmp_path
-    for size, page in pages.items():
-        expect(page.locator("#run-state")).to_contain_text("finished")
-        expect(page.locator("#boards-summary")).to_contain_text("1 of 6 boards missing")
-        expect(page.locator("#chart-bytes")).not_to_have_class("empty")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{size}: wider than the screen"
-        found = Axe().run(page).response["violations"]
-        assert [(its["id"], its["nodes"][0]["html"]) for its in found] == []
-        picture = Image.open(BytesIO(page.screenshot(full_page=True)))
-        assert picture.width == SIZES[size][0]
-        picture.quantize(128).save(folder / f"dashboard-{size}-{scheme}.png", optimize=True)
+    expect(page.locator("#run-state")).to_contain_text("finished")
+    expect(page.locator("#boards-summary")).to_contain_text("1 of 6 boards missing")
+    expect(page.locator("#chart-bytes")).not_to_have_class("empty")
+    for size, (width, height) in SIZES.items():
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            settle(page)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{size}: wider than the screen"
+            if (size, scheme) in AXE:
+                found = Axe().run(page).response["violations"]
+                assert [(its["id"], its["nodes"][0]["html"]) for its in found] == []
+            picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+            assert picture.width == width
+            picture.quantize(256).save(folder / f"dashboard-{size}-{scheme}.png", optimize=True)

@@ -68,8 +68,8 @@ class TlsBroker(LocalBroker):
 
     def __init__(self, folder: Path, certificates: Path, **settings: Any) -> None:
         super().__init__(folder, require_mosquitto(print))
-        self._settings = settings
-        self._certificates = certificates
+        self.settings = settings
+        self.certificates = certificates
         self.port = free_port()
         self.tls = folder / "tls"
 
@@ -81,7 +81,7 @@ class TlsBroker(LocalBroker):
             ("broker.here.crt", "broker.crt"),
             ("broker.here.key", "broker.key"),
         ):
-            shutil.copy(self._certificates / name, self.tls / target)
+            shutil.copy(self.certificates / name, self.tls / target)
 
     def reload(self) -> None:
         """Take up what was deployed; connections that there are stay."""
@@ -93,10 +93,11 @@ class TlsBroker(LocalBroker):
         given = {
             **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
             "broker_port": self.port,
+            "broker_dashboard_port": 0,
             "broker_bind_address": HOST,
             "broker_tls_dir": self.tls,
             "broker_acl_file": self._folder / "acl",
-            **self._settings,
+            **self.settings,
         }
         (self._folder / "acl").write_text(rendered("acl.j2", given))
         configuration = self._folder / "mosquitto.conf"

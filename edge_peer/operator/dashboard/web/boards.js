@@ -4,9 +4,11 @@ import { MISSING } from "./federation.js";
 import { accuracyText, bytesText, clockText, secondsText } from "./numbers.js";
 import { COLOURS } from "./palette.js";
 
+/** With more boards each has one line. */
+const MANY = 16;
 const COLUMNS = ["Board", "Role", "This round", "Accuracy", "Last heard", "Health"];
-const ORDER = { missing: 0, controller: 1, trainer: 2, observer: 3 };
-const ROLES = { missing: "✕ missing", controller: "★ controller", trainer: "trainer", observer: "observer" };
+const ORDER = { missing: 0, controller: 1, trainer: 2, waiting: 2 };
+const ROLES = { missing: "✕ missing", controller: "★ controller", trainer: "trainer", waiting: "waiting" };
 const PHASES = {
   waiting: "waiting",
   downloading: "downloading",
@@ -71,11 +73,13 @@ export class Boards {
   constructor(root) {
     this.summary = root.querySelector("#boards-summary");
     this.roundTitle = root.querySelector("#boards-round");
-    this.rows = new Keyed(root.querySelector("#boards tbody"), (peer) => new Row(peer));
+    this.table = root.querySelector("#boards");
+    this.rows = new Keyed(this.table.querySelector("tbody"), (peer) => new Row(peer));
   }
 
   show(federation, now) {
     const peers = federation.peers;
+    this.table.classList.toggle("many", peers.length > MANY);
     const places = new Map(peers.map((peer, place) => [peer, place]));
     const roles = new Map(peers.map((peer) => [peer, federation.role(peer)]));
     const timeline = federation.shownTimeline(now);
@@ -123,7 +127,7 @@ export class Boards {
     setClass(row.phase, `phase ${gone ? MISSING : (last?.phase ?? "none")}`);
     setText(row.cells[3], this._score(peer, federation));
     setText(row.cells[4], heard(peer, federation, now));
-    setText(row.cells[5], health(presence));
+    setText(row.cells[5], gone ? "–" : health(presence));
   }
 
   _score(peer, federation) {

@@ -180,7 +180,7 @@ const CHARTS = {
   seconds: {
     lines: (it, rounds) => [
       ...spread(it, rounds, "trainingS"),
-      { kind: "mean", label: "whole round", values: rounds.map((round) => it.roundSeconds.get(round) ?? null) },
+      { kind: "mean", label: "whole round, by this page's clock", values: rounds.map((round) => it.roundSeconds.get(round) ?? null) },
     ],
     format: secondsText,
     range: (_, _low, high) => [0, high * 1.05 || 1],

@@ -107,7 +107,9 @@ export class Federation {
     if (peer === this.controller) {
       return "controller";
     }
-    return this.round?.participants.includes(peer) ? "trainer" : "observer";
+    const last = this.timeline?.now(peer)?.phase ?? WAITING;
+    const trains = this.round?.participants.includes(peer) || ![WAITING, MISSING].includes(last);
+    return trains ? "trainer" : "waiting";
   }
 
   /** The round whose timeline is worth looking at: the open one, but for its first moments. */

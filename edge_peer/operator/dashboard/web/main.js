@@ -160,12 +160,28 @@ class Page {
     if (federation === undefined) {
       return;
     }
+    this._title(federation);
     this.run.show(federation);
     this.election.show(federation);
     this.boards.show(federation, now);
     this.charts.show(federation, this.dark.matches);
     if (document.querySelector("#numbers").open) {
       this.rounds.show(federation);
+    }
+  }
+
+  /** For who has the page in another tab. */
+  _title(federation) {
+    const missing = federation.peers.filter((peer) => !federation.isOnline(peer)).length;
+    const { round } = federation;
+    const parts = [
+      missing > 0 ? `✕ ${missing} missing` : "",
+      round !== null && round.runId !== null ? `round ${round.round} of ${round.roundsMax}` : "",
+      federation.name,
+    ];
+    const title = parts.filter((part) => part !== "").join(" · ");
+    if (document.title !== title) {
+      document.title = title;
     }
   }
 

@@ -28,6 +28,7 @@ export class Story {
     }
     for (const peer of this.online) {
       if (!online.has(peer)) {
+        this.told.forEach((key) => key.startsWith(`${peer}: `) && this.told.delete(key));
         say("gone", `${peer} is gone`, peer);
       }
     }
@@ -62,8 +63,9 @@ export class Story {
     }
     for (const [what, reasons] of [["refused", document.refused], ["missing", document.missing]]) {
       for (const [peer, reason] of reasons) {
-        const key = `${what}/${round}/${document.attempt}/${peer}`;
-        if (!this.told.has(key)) {
+        // A board that stays away is no news in every round.
+        const key = what === "refused" ? `${round}/${document.attempt}/${peer}` : `${peer}: ${reason}`;
+        if (!this.told.has(key) && (what === "refused" || this.online.has(peer))) {
           this.told.add(key);
           const words = what === "refused" ? `update of ${peer} refused` : `${peer} is missing`;
           say(what === "refused" ? "refused" : "gone", `round ${round}: ${words}: ${reason}`, peer);
