@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from edge_peer.operator import processes
 from edge_peer.operator.broker import LocalBroker, free_port
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round
-from tests.live.harness import Live
+from tests.live.harness import TIMEOUT_S, Live
 
 pytestmark = pytest.mark.live
 Make = Callable[..., Live]
@@ -45,6 +46,18 @@ def undisturbed_then_round(it: Live, number: int) -> tuple[Round, Round]:
     return undisturbed, before
 
 
+def in_the_model(it: Live, end: Round) -> list[int]:
+    """The rounds whose commits lead to the final model; one that nobody had heard of is made again by the next one."""
+    by_model = {line["sha256"]: line for line in it.committed(str(end.run_id))}
+    assert end.base is not None
+    rounds = []
+    line = by_model.get(end.base.sha256)
+    while line is not None:
+        rounds.append(line["round"])
+        line = by_model.get(line["base"])
+    return rounds[::-1]
+
+
 def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: Path, tmp_path: Path) -> None:
     """Killed in the middle of a round; the trainers' updates are sent again to the next one, not made again."""
     it = live(small, 5, {"run": {"rounds_max": 8, "updates_min": 3}, "federation": {"min_peers": 3}})
@@ -64,8 +77,7 @@ def test_the_controllers_death_changes_no_byte_of_the_result(live: Make, small: 
     assert end.base is not None
     assert undisturbed.base is not None
     assert end.base.sha256 == undisturbed.base.sha256
-    lines = it.committed(str(end.run_id))
-    assert [line["round"] for line in lines] == list(range(1, 9)), "each round once"
+    assert in_the_model(it, end) == list(range(1, 9)), "each round once"
 
 
 def test_a_training_controllers_death_costs_less_than_a_point(live: Make, large: Path) -> None:
@@ -98,7 +110,7 @@ def test_a_controller_that_shuts_down_hands_over_at_once(live: Make, small: Path
     after = it.wait(lambda doc: it.federation.controller not in (None, leader) and doc is not None, "the next one")
     assert after.term == before.term + 1
     assert it.wait_round(before.round + 2).run_id == before.run_id
-    assert it.fleet.processes[leader].wait(10) == 0
+    assert it.fleet.processes[leader].wait(TIMEOUT_S) == 0
 
 
 def test_a_hung_controller_is_replaced_and_steps_down_when_it_wakes_up(live: Make, small: Path) -> None:
@@ -112,6 +124,7 @@ def test_a_hung_controller_is_replaced_and_steps_down_when_it_wakes_up(live: Mak
     assert leader is not None
     it.fleet.processes[leader].send_signal(signal.SIGSTOP)
     after = it.wait(lambda doc: doc is not None and doc.term > before.term and doc.round > before.round, "the next one")
+    woken = datetime.now(timezone.utc)
     it.fleet.processes[leader].send_signal(signal.SIGCONT)
     back = it.wait(
         lambda doc: doc is not None and leader in doc.participants and doc.round > after.round, "it trains again"
@@ -119,8 +132,9 @@ def test_a_hung_controller_is_replaced_and_steps_down_when_it_wakes_up(live: Mak
     assert back.run_id == before.run_id
     assert it.federation.controller != leader
     it.stop()
-    rounds = [line["round"] for line in it.committed(str(before.run_id))]
-    assert rounds == sorted(set(rounds)), "no round is committed twice"
+    commits = [line for line in it.committed(str(before.run_id)) if line["term"] == before.term]
+    assert commits
+    assert all(datetime.fromisoformat(line["time_utc"]) < woken for line in commits), "it commits nothing after that"
 
 
 def test_a_trainers_death_holds_up_nobody(live: Make, small: Path) -> None:
@@ -152,7 +166,7 @@ def test_a_late_peer_joins_and_one_that_leaves_is_missed_by_nobody(live: Make, s
     it.wait(lambda doc: doc is not None and "peer4" in doc.closed_accepted, "its update is in")
     it.fleet.processes["peer2"].send_signal(signal.SIGTERM)
     it.wait(lambda doc: doc is not None and doc.round > joined.round and "peer2" not in doc.participants, "it left")
-    assert it.fleet.processes["peer2"].wait(10) == 0
+    assert it.fleet.processes["peer2"].wait(TIMEOUT_S) == 0
     it.stop()
     assert int(it.rows("peer4", str(first.run_id))[0]["round"]) >= 3, "rounds before it came are not its own"
 
@@ -172,7 +186,7 @@ def test_the_brokers_death_without_storage_loses_no_run(live: Make, small: Path,
     end = it.wait_finished()
     assert end.run_id == before.run_id
     it.stop()
-    assert [line["round"] for line in it.committed(str(end.run_id))] == list(range(1, 41))
+    assert in_the_model(it, end) == list(range(1, 41))
 
 
 def test_everything_dies_and_the_run_goes_on_from_the_disks(live: Make, small: Path, broker: LocalBroker) -> None:
@@ -199,7 +213,7 @@ def test_without_a_broker_it_keeps_trying_and_gives_up_at_the_limit(live: Make, 
     it = live(small, 1, {"broker": {"port": free_port(), "give_up_after_s": 2.0}, "federation": {"roster": None}})
     it.configure()
     it.start()
-    assert it.fleet.processes["peer1"].wait(30) == 3
+    assert it.fleet.processes["peer1"].wait(TIMEOUT_S) == 3
     log = it.fleet.log("peer1").read_text()
     assert log.count("no broker (") == 1, "it complains once a minute, not at every try"
     assert "give_up_after_s" in log.splitlines()[-1]
@@ -232,7 +246,7 @@ def test_two_processes_of_one_name_do_not_fight(live: Make, small: Path) -> None
         },
     )
     it.start("peer3")
-    assert first.wait(10) == 4
+    assert first.wait(TIMEOUT_S) == 4
     assert "another process connected as peer3" in it.fleet.log("peer3").read_text()
     with pytest.raises(subprocess.TimeoutExpired):
         it.fleet.processes["peer3"].wait(1)
@@ -246,7 +260,7 @@ def test_a_peer_whose_disk_is_full_says_so_and_the_others_go_on(live: Make, smal
     full = processes.start(["bash", "-c", command], it.fleet.log("peer4"))
     it.start("peer1", "peer2", "peer3")
     end = it.wait_finished()
-    assert full.wait(10) == 2
+    assert full.wait(TIMEOUT_S) == 2
     assert "checkpoint.safetensors: cannot be written" in it.fleet.last_lines("peer4", 1)
     assert "free some space" in it.fleet.last_lines("peer4", 1)
     assert it.federation.presences["peer4"].online is False, "its will was published"
@@ -262,8 +276,13 @@ def test_a_broker_that_accepts_and_drops_is_asked_ever_more_seldom(live: Make, s
         it = live(small, 3, {"broker": {"port": listener.getsockname()[1]}})
         it.configure()
         it.start("peer1")
+        listener.settimeout(TIMEOUT_S)
         for _ in range(5):
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                pytest.fail(f"it does not connect:\n{it.fleet.last_lines('peer1')}")
+            connection.settimeout(TIMEOUT_S)
             connection.recv(65536)
             connection.sendall(CONNACK)
             connection.close()
@@ -285,5 +304,5 @@ def test_a_peer_without_an_interpreter_ends_and_says_what_to_install(live: Make,
     it.start("peer1", "peer2")
     end = it.wait_finished()
     assert set(end.reports) >= {"peer1", "peer2"}
-    assert bare.wait(10) == 2
+    assert bare.wait(TIMEOUT_S) == 2
     assert "no TFLite interpreter is installed: pip install" in it.fleet.last_lines("peer3", 1)
