@@ -40,6 +40,8 @@ CERTS_WITH ?=
 #: hosts that a playbook is for, such as LIMIT=kitchen,roof; further options, such as ANSIBLE_OPTIONS="--check --diff"
 LIMIT ?=
 ANSIBLE_OPTIONS ?=
+#: for `make dashboard`: the page's port on this machine
+PAGE ?= 9001
 #: for `make stop`: yes ends the run that is on; for deploy and upgrade: yes lets the run pause; for reset: yes
 END_RUN ?=
 BELOW_QUORUM ?=
@@ -118,6 +120,11 @@ status: inventory ## how every board of the fleet is: up, role, round, accuracy,
 	@$(ASK) $(PLAY) ansible/status.yml >$(FLEET)/status.log 2>&1 || { cat $(FLEET)/status.log >&2; exit 2; }
 	@.venv-fleet/bin/python -m edge_peer.operator.fleet_status --status $(FLEET)/status --pki $(FLEET)/pki
 
+.PHONY: dashboard
+dashboard: inventory ## the live page of the fleet's broker on this machine, over SSH, until Ctrl-C (FLEET, PAGE=9001)
+	@.venv-fleet/bin/python -m edge_peer.operator.dashboard.tunnel --inventory $(FLEET)/inventory.yml \
+		--known-hosts $(FLEET)/known_hosts --port $(PAGE)
+
 .PHONY: collect
 collect: inventory ## CSVs, round logs and models of all boards that answer into runs/<run id>/, with graphs and report.html; at any time
 	@$(ASK) $(PLAY) ansible/collect.yml
@@ -150,7 +157,7 @@ model: setup-models ## make a model's artifacts anew with TensorFlow (MODEL=mode
 test: lint types test-main test-tflite test-models test-boards-quick ## everything that must pass: style, types, all tests in all environments
 
 .PHONY: test-main
-test-main: setup-test mosquitto ## the tests, but for those that need tflite-runtime or TensorFlow
+test-main: setup-test mosquitto chromium ## the tests, but for those that need tflite-runtime or TensorFlow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow and not live"
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "live and not tensorflow"
 
@@ -256,6 +263,10 @@ setup-models:
 .PHONY: mosquitto
 mosquitto: setup
 	@$(BIN)/python -m edge_peer.operator.broker
+
+.PHONY: chromium
+chromium: setup-test
+	@$(BIN)/python -m tests.live.browser
 
 .PHONY: clean
 clean: ## remove environments and caches; runs/ and shards/ stay
