@@ -24,14 +24,21 @@ DASHBOARD = "dashboard"
 STAY_ROOT = "user root\n"
 #: A free port can be taken by somebody else before Mosquitto has it.
 PORTS_TRIED = 5
+#: So many of the largest messages may wait for a client.
+QUEUED_PACKETS = 4
 CONFIGURATION = """# Written by edge_peer.operator.broker: loopback only, nothing kept on disk.
 listener {port} {host}
 allow_anonymous true
 persistence false
 {user}# Largest message: the model and its envelope.
 max_packet_size {packet_bytes_max}
+# What it may hold for a client that reads slowly or not at all: sent and not acknowledged, and waiting behind that.
+max_inflight_messages 1000
+max_inflight_bytes {packet_bytes_max}
 max_queued_messages 10000
-max_inflight_messages 0
+max_queued_bytes {queued_bytes_max}
+# Else a message of QoS 0 would be bound by neither.
+upgrade_outgoing_qos true
 # Small documents must not wait for each other.
 set_tcp_nodelay true
 """
@@ -124,6 +131,7 @@ class LocalBroker:
             host=HOST,
             user=STAY_ROOT if os.geteuid() == 0 else "",
             packet_bytes_max=self._packet_bytes_max,
+            queued_bytes_max=QUEUED_PACKETS * self._packet_bytes_max,
         )
         if self._dashboard is None:
             return own + self._more
