@@ -44,7 +44,7 @@ def choose(brokers: Mapping[str, Mapping[str, Any]], name: str | None) -> tuple[
     """The broker to go to; raises ConfigError."""
     if name is None and len(brokers) == 1:
         name = next(iter(brokers))
-    if name not in brokers:
+    if name is None or name not in brokers:
         what = f"no broker {name!r}" if name else f"{len(brokers)} brokers" if brokers else "no broker"
         raise ConfigError([f"{what} in the inventory: choose one by its host's name ({', '.join(sorted(brokers))})"])
     if int(brokers[name].get(ROLE_PORT, PORT)) == 0:
