@@ -22,7 +22,7 @@ compile() {
 compile demo.lock --extra litert --extra operator build.in
 compile fleet.lock --constraint demo.lock --extra fleet build.in
 # The tests share the demo's environment and run the fleet's tools, so whatever is in several has one version.
-compile test.lock --constraint demo.lock --constraint fleet.lock --extra litert --extra operator --extra fleet --extra lint --extra browser --extra test build.in
+compile test.lock --constraint demo.lock --constraint fleet.lock --extra litert --extra operator --extra fleet --extra lint --extra metrics --extra browser --extra fuzz --extra test build.in
 compile tflite.lock --extra tflite --extra images --extra test build.in
 compile models.lock --extra models --extra litert --extra test build.in
 # What boards get is what is tested here.
