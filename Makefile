@@ -30,6 +30,9 @@ ARCH ?=
 SEEDS ?= 2000
 #: how long faults come in `make chaos`
 MINUTES ?= 2
+#: for how long `make fuzz` fuzzes each of its targets, and which; all unless named
+SECONDS ?= 60
+TARGETS ?=
 #: the folder of a fleet of boards: its inventory, certificates, and what is made for it
 FLEET ?= fleet
 #: for `make certs`: names instead of the inventory's, such as NAMES="kitchen roof" BROKER=kitchen,192.168.1.10
@@ -190,6 +193,10 @@ test-boards-quick: setup-test setup-fleet ## the part of it that `make test` run
 .PHONY: sim
 sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants
 	@$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+.PHONY: fuzz
+fuzz: setup-test ## feed the decoders what coverage makes of damaged documents and files (SECONDS=60 each, TARGETS); what it finds stays in .fuzz/
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
 
 .PHONY: chaos
 chaos: setup-test mosquitto ## kill, stop, cut off and starve real peers and their broker while runs go on (MINUTES=2 SEED PEERS); writes bench/results/

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -12,13 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from safetensors.numpy import load_file, save, save_file
 
+from edge_peer.__main__ import main
 from edge_peer.config import BrokerSection
+from edge_peer.operator.broker import HOST
 from edge_peer.operator.session import Session
+from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Vote, encode
 from edge_peer.protocol.topics import KINDS, PRESENCE, TENSORS, Topics
 from edge_peer.shell.mqtt import Connection
 from edge_peer.trainers.artifacts import FEDERATED, load_artifacts
@@ -158,3 +164,95 @@ def _write_manifest(folder: Path) -> None:
     text = json.dumps(shared, sort_keys=True, separators=(",", ":"))
     manifest["digest"] = hashlib.sha256(text.encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+# ---------------------------------------------------------------------- floods
+
+FLOOD = 20_000
+#: Every so many messages one of a megabyte.
+LARGE_EVERY, LARGE_BYTES = 500, 1 << 20
+#: What a flood may add to a peer's memory: what is read in a turn of its loop, what paho and Python's allocator hold on
+#: to, and some models and updates of the flood's sender. The flood is a hundred times as much.
+GROWTH_MAX = 48 << 20
+
+
+def flood(port: int, running: Round, count: int) -> None:
+    """Documents of every kind, good ones and rubbish, small and large, as fast as the broker takes them."""
+    mallory = paho.Client(CallbackAPIVersion.VERSION2, client_id="mallory", protocol=paho.MQTTv5)
+    mallory.max_inflight_messages_set(1000)
+    mallory.connect(HOST, port, 600)
+    mallory.loop_start()
+    topics, rng = Topics(FEDERATION), random.Random(1)
+    model_digest = running.model_digest
+    report = Report(0.0, 9.0, 10**6)
+    sent = []
+    for number in range(count):
+        session = f"s{number}"
+        documents = (
+            (PRESENCE, encode(Presence(session, True, model_id="cnn", model_digest=model_digest, wants_run=True))),
+            ("vote", encode(Vote(session, number + 1, "mallory"))),
+            ("round", encode(dataclasses.replace(running, session=session, term=1, beat=number))),
+            ("evaluation", encode(Evaluation(session, str(running.run_id), running.round, "0" * 64, report))),
+            ("presence", rng.randbytes(200)),
+            ("update", tensors({"session": session}, np.zeros(100, np.float32))),
+            ("start", encode(Start(0))),
+        )
+        kind, payload = documents[number % len(documents)]
+        if number % LARGE_EVERY == 0:
+            kind, payload = ("model", "delta", "update")[number // LARGE_EVERY % 3], rng.randbytes(LARGE_BYTES)
+        sent.append(mallory.publish(topics.of("mallory", kind), payload, qos=1))
+    for it in sent:
+        it.wait_for_publish(120)
+    assert sent[-1].is_published(), "the broker has not taken the flood"
+    mallory.disconnect()
+    mallory.loop_stop()
+
+
+def rss_peak(pid: int) -> int:
+    """Largest resident memory of a process so far, bytes."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
+
+
+def test_a_peer_that_floods_is_cut_off_and_named_and_changes_no_byte_of_a_run(
+    live: Make, small: Path, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+) -> None:
+    it = live(small, 3, {"run": {"rounds_max": 100_000, "seed": 5}})
+    it.configure()
+    it.start()
+    before = it.wait_round(8)
+    config = str(it.fleet.configuration("peer2"))
+    assert main(["stop", "--config", config, "--as", "operator"]) == 0
+    first = it.wait_finished(str(before.run_id))
+    assert main(["start", "--config", config, "--as", "operator"]) == 0
+    running = it.wait(lambda doc: doc is not None and doc.run_id != first.run_id and doc.round >= 2, "a second run")
+    memory = {peer: rss_peak(it.fleet.processes[peer].pid) for peer in it.peers}
+    # The onlooker has no guard, and would be late for the rest of the test.
+    it.close()
+    flood(it.broker.port, running, FLOOD)
+    it.watch()
+    named = "mallory floods and is cut off"
+    it.wait(lambda _: all(named in it.fleet.log(peer).read_text() for peer in it.peers), "names")
+    after = it.wait_round(running.round)
+    it.wait_round(max(after.round + 2, 8))
+    # Others are not named, and mallory is heard again.
+    it.wait(lambda _: all("mallory has calmed down" in it.fleet.log(peer).read_text() for peer in it.peers), "calm")
+    growth = {peer: rss_peak(it.fleet.processes[peer].pid) - memory[peer] for peer in it.peers}
+    assert main(["stop", "--config", config, "--as", "operator"]) == 0
+    second = it.wait_finished(str(running.run_id))
+    it.stop()
+    capsys.readouterr()
+    record_property("growth_bytes", growth)
+    assert max(growth.values()) < GROWTH_MAX, growth
+    one, other = (
+        {line["round"]: (line["sha256"], sorted(line["accepted"])) for line in it.committed(str(run.run_id))}
+        for run in (first, second)
+    )
+    common = one.keys() & other.keys()
+    assert len(common) >= 7
+    assert {number: one[number] for number in common} == {number: other[number] for number in common}
+    for peer in it.peers:
+        log = it.fleet.log(peer).read_text()
+        assert "Traceback" not in log
+        assert log.count(" floods and is cut off") == log.count("mallory floods and is cut off") < 6
+        assert it.fleet.processes[peer].returncode == 0
