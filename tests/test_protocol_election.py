@@ -257,3 +257,47 @@ def test_a_controller_ends_the_election() -> None:  # E1
 )
 def test_a_quorum_is_a_majority(roster: str | None, seen: str, votes_needed: int) -> None:  # E6
     assert quorum(roster, seen) == votes_needed
+
+
+def test_only_who_votes_for_itself_reads_the_votes() -> None:  # E6
+    hand = Hand()
+    hand.connect("b", "c")
+    hand.hear("b", presence("b", election=1))
+    hand.hear("c", presence("c", election=1))
+    assert votes(hand) == [(1, "a")]
+    assert [it.kinds for it in hand.newly(do.Subscribe)] == [(VOTE,)]
+    hand.hear("b", Vote("b-1", 1, "a"))
+    assert hand.peer.role == "leading"
+    assert (VOTE,) in [it.kinds for it in hand.newly(do.Unsubscribe)]
+    other = Hand()
+    other.connect("b", "c")
+    for peer in ("b", "c"):
+        other.hear(peer, presence(peer, election=1, score=9.0))
+    assert votes(other) == [(1, "c")]
+    assert all(VOTE not in it.kinds for it in other.all(do.Subscribe))
+
+
+def test_a_term_is_not_given_up_while_its_documents_still_come() -> None:  # E2, E7
+    others = [f"p{index:02}" for index in range(32)]
+    hand = Hand(roster=("a", *others))
+    hand.connect(*others)
+    for peer in others[:-1]:
+        hand.wait(TIMING.settle_s / 20)
+        hand.hear(peer, presence(peer, election=1))
+    # Longer than the settling time of a few peers, and still nobody is taken for silent.
+    assert votes(hand) == []
+    hand.wait(TIMING.settle_s)
+    assert [term for term, _ in votes(hand)] == [1]
+
+
+def test_documents_without_end_do_not_hold_up_an_election() -> None:  # E2, E7
+    hand = Hand()
+    hand.connect("b", "c")
+    hand.hear("b", presence("b", election=1))
+    begun = hand.now_s
+    for count in range(100):
+        hand.wait(TIMING.settle_s / 4)
+        hand.hear("b", presence("b", election=1, note=f"{count}"))
+        if votes(hand):
+            break
+    assert hand.now_s - begun <= TIMING.settle_s * 2

@@ -32,7 +32,7 @@ def test_on_every_connection_everything_is_said_again() -> None:  # M3
     hand = Hand(SavedState(voted_term=2, voted_for="b"))
     hand.tell(ev.Connected())
     first = hand.new
-    assert hand.newly(do.Subscribe)[0].kinds == (PRESENCE, VOTE, ROUND, MODEL, DELTA, STOP, START)
+    assert hand.newly(do.Subscribe)[0].kinds == (PRESENCE, ROUND, MODEL, DELTA, STOP, START)
     assert [it.kind for it in hand.newly(do.Publish)] == [PRESENCE, VOTE]
     hand.tell(ev.Disconnected())
     assert hand.tell(ev.Connected()) == first

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import hypothesis.strategies as st
+from hypothesis import given
+
 from edge_peer.protocol.messages import Vote
-from edge_peer.protocol.roster import Roster
+from edge_peer.protocol.roster import Member, Roster
 from tests.sim.hand import presence
 
 
@@ -109,3 +112,61 @@ def test_strangers_do_not_fill_the_memory() -> None:  # I10
     them.on_vote("another", Vote("x", 1, "a"))
     them.suspect("another", "silent")
     assert len(them.said_online()) == 5
+
+
+def derived(members: dict[str, Member]) -> tuple[object, ...]:
+    """What a roster answers, worked out from all its members."""
+    said = {peer: it.presence for peer, it in sorted(members.items()) if it.presence is not None and it.presence.online}
+    online = {peer: it for peer, it in said.items() if not members[peer].suspected}
+    votes = {}
+    for peer, it in said.items():
+        vote = members[peer].vote
+        if vote is not None and vote.session == it.session:
+            votes[peer] = vote
+    terms = [term for it in online.values() for term in (it.election, it.elected + 1)]
+    highest = max([*terms, *(vote.term for vote in votes.values())], default=0)
+    finished = max((it.finished for it in said.values()), default=0)
+    for_a = sum((vote.term, vote.candidate) == (2, "a") for vote in votes.values())
+    return list(online.items()), list(said.items()), list(votes.items()), highest, finished, for_a
+
+
+PEERS = st.sampled_from("bcdef")
+PRESENCES = st.builds(
+    presence,
+    PEERS,
+    session=st.sampled_from(["1", "2"]),
+    online=st.booleans(),
+    election=st.integers(0, 3),
+    elected=st.integers(0, 3),
+    finished=st.integers(0, 3),
+)
+VOTES = st.builds(Vote, st.sampled_from(["1", "2"]), st.integers(1, 3), st.sampled_from("ab"))
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("on_presence"), PEERS, st.none() | PRESENCES),
+        st.tuples(st.just("on_vote"), PEERS, st.none() | VOTES),
+        st.tuples(st.just("heard"), PEERS, st.just(1.0)),
+        st.tuples(st.just("suspect"), PEERS, st.just("silent")),
+        st.tuples(st.sampled_from(["disconnected", "grace_over"])),
+    ),
+    max_size=40,
+)
+
+
+@given(CHANGES)
+def test_what_is_kept_up_to_date_is_what_the_members_say(changes: list[tuple[object, ...]]) -> None:
+    them = Roster("a", 4)
+    for name, *arguments in changes:
+        before = them.online()
+        then = dict(before)
+        getattr(them, str(name))(*arguments)
+        assert before == then
+        answers = (
+            list(them.online().items()),
+            list(them.said_online().items()),
+            list(them.votes().items()),
+            them.highest_term(),
+            them.highest_finished(),
+            them.voted(2, "a"),
+        )
+        assert answers == derived(them._members)

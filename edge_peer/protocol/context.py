@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from edge_peer.errors import LocalProtocolError
@@ -83,6 +83,9 @@ class Context:
         self._said_s = float("-inf")
         self._unsaved = False
         self._saved_s = float("-inf")
+        #: What `everyone` gave last, and of which others.
+        self._others: Mapping[str, Presence] | None = None
+        self._everyone: Mapping[str, Presence] = {}
 
     def emit(self, command: do.Command) -> None:
         """Give a command."""
@@ -200,9 +203,13 @@ class Context:
             self.save_held()
             self.emit(do.Publish(PRESENCE, self.presence()))
 
-    def everyone(self) -> dict[str, Presence]:
-        """The peers that are there, this one included, sorted by name."""
-        return dict(sorted({**self.roster.online(), self.peer: self.presence()}.items()))
+    def everyone(self) -> Mapping[str, Presence]:
+        """The peers that are there, this one included, sorted by name; as of now, whatever changes later."""
+        online, own = self.roster.online(), self.presence()
+        if self._others is not online or self._everyone.get(self.peer) != own:
+            self._others = online
+            self._everyone = dict(sorted({**online, self.peer: own}.items()))
+        return self._everyone
 
     def knows_run(self, record: RunRecord) -> None:
         """Hold the newest run; of the same number the one whose name sorts last, on every peer alike."""
@@ -215,8 +222,7 @@ class Context:
 
     def finished_number(self) -> int:
         """The highest number of a run that anybody knows as finished."""
-        others = (presence.finished for presence in self.roster.said_online().values())
-        return max(self.state.finished, *others, 0)
+        return max(self.state.finished, self.roster.highest_finished(), 0)
 
     def learn(self, document: Round) -> None:
         """Take from a round document what holds whoever is controller: which run is on, and that one has finished."""

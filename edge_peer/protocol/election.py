@@ -5,10 +5,12 @@ time when the peers answer:
 
 1. Everyone renews its presence, naming the term and the newest model that it holds. A peer whose presence is not
    renewed after `settle_s` keeps silent and cannot be candidate in this term.
-2. Everyone votes for the best willing peer that it sees, once, and has the vote on disk before it is published.
+2. Everyone votes for the best willing peer that it sees, once, and has the vote on disk before it is published. Only
+   who has voted for itself reads the votes: in a large fleet every document that all read is n times n deliveries.
 
 The candidate that holds the votes of a quorum is controller of the term. Terms without a winner end after a time that
-differs by chance from peer to peer, and the next one begins. Votes never change and never repeat within a term, and two
+differs by chance from peer to peer, and the next one begins; but not while documents of it still come one after
+another, as those of a large fleet on slow boards do. Votes never change and never repeat within a term, and two
 quorums of a roster share a peer; so a roster never has two controllers in one term.
 """
 
@@ -21,6 +23,9 @@ from edge_peer.protocol import commands as do
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.messages import Presence, Vote
 from edge_peer.protocol.topics import VOTE
+
+#: In a fleet of so many peers an election may take twice as long as alone, and so on, before it is given up.
+PEERS_AT_ONCE = 16
 
 
 def rank(peer: str, presence: Presence) -> tuple[tuple[int, str, int, int], float, str]:
@@ -58,6 +63,10 @@ class Election:
         self._settle_s = 0.0
         self._end_s = 0.0
         self._begun_s = 0.0
+        self._patience = 1.0
+        self._heard: tuple[Mapping[str, Presence], Mapping[str, Vote]] | None = None
+        self._awaited = ""
+        self._counts_votes = False
 
     @property
     def active(self) -> bool:
@@ -70,8 +79,16 @@ class Election:
         return self._begun_s
 
     def leave(self) -> None:
-        """There is a controller, or no connection."""
+        """There is a controller."""
         self.term = 0
+        if self._counts_votes:
+            self._counts_votes = False
+            self._context.emit(do.Unsubscribe((VOTE,)))
+
+    def on_disconnected(self) -> None:
+        """There is no connection, and so no subscription."""
+        self.term = 0
+        self._counts_votes = False
 
     def deadline_s(self) -> float:
         """When `step` must be called again at the latest."""
@@ -88,15 +105,14 @@ class Election:
     def step(self) -> bool:
         """Go on with the election; returns whether this peer has won it."""
         context = self._context
-        highest = max((vote.term for vote in context.roster.votes().values()), default=0)
-        for presence in context.roster.online().values():
-            # Above every controller that somebody knows: it would follow no lower one.
-            highest = max(highest, presence.election, presence.elected + 1)
+        highest = context.roster.highest_term()
         if not self.active or highest > self.term:
             self._begin(max(highest, context.state.elected_term + 1, context.state.voted_term + (not self.active)))
         elif context.now_s >= self._end_s:
             self._suspect_the_silent()
             self._begin(self.term + 1)
+        else:
+            self._wait_for_more()
         if context.state.voted_term < self.term:
             self._vote_if_ready()
         return self._won()
@@ -106,19 +122,50 @@ class Election:
         timing = context.timing
         self.term = term
         self._begun_s = context.now_s
+        self._patience = 1 + context.rng.random()
+        self._heard = (context.roster.online(), context.roster.votes())
         self._settle_s = context.now_s + timing.settle_s
-        self._end_s = context.now_s + timing.settle_s + timing.election_timeout_s * (1 + context.rng.random())
+        self._end_s = self._settle_s + timing.election_timeout_s * self._patience
         context.election_term = max(context.election_term, term)
         # Only here, so that everybody votes by the same.
         context.strained = context.strained_now
         context.publish_presence(always=True)
         context.log(f"election of term {term} begins")
 
+    def _wait_for_more(self) -> None:
+        """While the others' documents still come, nobody is silent and the term is not over; within bounds."""
+        context = self._context
+        timing, online, votes = context.timing, context.roster.online(), context.roster.votes()
+        if self._heard is not None and self._heard[0] is online and self._heard[1] is votes:
+            return
+        self._heard = (online, votes)
+        longer = 1 + len(online) / PEERS_AT_ONCE
+        timeout_s = timing.election_timeout_s * self._patience
+        settled_s, ended_s = context.now_s + timing.settle_s, context.now_s + timing.settle_s + timeout_s
+        if context.now_s < self._settle_s:
+            self._settle_s = max(self._settle_s, min(settled_s, self._begun_s + timing.settle_s * longer))
+        self._end_s = max(self._end_s, min(ended_s, self._begun_s + (timing.settle_s + timeout_s) * longer))
+
     def _fresh(self) -> dict[str, Presence]:
         """The peers that have renewed their presence for this term."""
-        others = self._context.roster.online()
-        fresh = {peer: presence for peer, presence in others.items() if presence.election >= self.term}
-        return {**fresh, self._context.peer: self._context.presence()}
+        everyone = self._context.everyone()
+        return {peer: presence for peer, presence in everyone.items() if presence.election >= self.term}
+
+    def _awaits_somebody(self) -> bool:
+        """Whether a peer whose vote counts is there, and has not renewed its presence for this term.
+
+        One that is awaited is remembered: all others need not be looked at before it has.
+        """
+        roster, online = self._context.settings.roster, self._context.roster.online()
+
+        def awaited(peer: str) -> bool:
+            presence = online.get(peer)
+            return presence is not None and presence.election < self.term and (roster is None or peer in roster)
+
+        if not awaited(self._awaited):
+            # From the end: documents come about in the order of names.
+            self._awaited = next((peer for peer in reversed(online) if awaited(peer)), "")
+        return bool(self._awaited)
 
     def _electorate(self) -> set[str]:
         """Whose votes count: the roster, or everybody seen online where there is none."""
@@ -129,33 +176,37 @@ class Election:
 
     def _vote_if_ready(self) -> None:
         context = self._context
-        fresh = self._fresh()
         roster = context.settings.roster
-        expected = set(context.roster.online())
-        if roster is not None:
-            fresh = {peer: presence for peer, presence in fresh.items() if peer in roster}
-            expected &= set(roster)
-        if expected - set(fresh) and context.now_s < self._settle_s:
-            return
         if roster is not None and context.peer not in roster:
             return
         if context.state.elected_term >= self.term:
             return
-        candidate = choose(fresh)
+        if context.now_s < self._settle_s and self._awaits_somebody():
+            return
+        voters = set(roster) if roster is not None else None
+        candidate = choose({peer: it for peer, it in self._fresh().items() if voters is None or peer in voters})
         if candidate is None:
             return
         context.save(voted_term=self.term, voted_for=candidate)
         context.emit(do.Publish(VOTE, Vote(context.settings.session, self.term, candidate)))
         context.log(f"term {self.term}: votes for {candidate}")
+        if candidate == context.peer and not self._counts_votes:
+            self._counts_votes = True
+            context.emit(do.Subscribe((VOTE,)))
 
     def _won(self) -> bool:
         context = self._context
         state = context.state
         if not context.settings.control or self.term <= self._term_floor or self.term <= state.elected_term:
             return False
+        own = state.voted_term == self.term and state.voted_for == context.peer
+        fleet = context.settings.roster if context.settings.roster is not None else context.roster.online()
+        if own + context.roster.voted(self.term, context.peer) <= len(fleet) // 2:
+            # Whoever they are from: there are too few.
+            return False
         electorate = self._electorate()
         votes = {peer for peer, vote in context.roster.votes().items() if self._is_for_me(vote)}
-        if state.voted_term == self.term and state.voted_for == context.peer:
+        if own:
             votes.add(context.peer)
         return len(votes & electorate) >= quorum(context.settings.roster, electorate)
 

@@ -32,7 +32,7 @@ from edge_peer.protocol.status import status_line
 from edge_peer.protocol.topics import DELTA, EVALUATION, MODEL, PRESENCE, ROUND, START, STOP, UPDATE, VOTE
 from edge_peer.protocol.training import Trainer
 
-EVERYONE_READS = (PRESENCE, VOTE, ROUND, MODEL, DELTA, STOP, START)
+EVERYONE_READS = (PRESENCE, ROUND, MODEL, DELTA, STOP, START)
 CONTROLLER_READS = (UPDATE, EVALUATION)
 #: More global models than this are never held; the oldest are of no use to anybody.
 MODELS_MAX = 8
@@ -165,7 +165,7 @@ class Peer:
         self._grace_s = None
         self._documents.called = False
         self._following = None
-        self._election.leave()
+        self._election.on_disconnected()
         context.roster.disconnected()
 
     def _on_document(self, event: ev.DocumentReceived) -> None:
