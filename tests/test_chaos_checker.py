@@ -119,6 +119,7 @@ def good() -> Records:
         for peer in who:
             row = {"round": str(round_), "examples": "10", "train_loss": f"{loss(peer, round_):.6g}"}
             records.rows.setdefault((peer, RUN), []).append(row)
+    records.seen += [seen(0.05, peer, "presence", online=True, train=True, newest=None) for peer in PEERS]
     records.seen += [seen(0.1, peer, "vote", term=1, candidate="a") for peer in PEERS]
     records.seen += [seen(2.06, peer, "vote", term=2, candidate="b") for peer in "bc"]
     records.seen.append(seen(2.4, "a", "presence", online=True, train=True, newest=base(2)))
@@ -348,6 +349,16 @@ def test_late_is_who_was_kept_away_for_a_part_of_the_round() -> None:
     (kill,) = records.played.injections
     records.played.injections[0] = replace(kill, begun_s=1.0, ended_s=1.2, whole_s=1.5)
     assert kinds(records) == {("a", 3): LEFT_OUT}
+
+
+def test_who_has_not_been_there_yet_is_not_left_out() -> None:
+    records = good()
+    left_out(records)
+    assert kinds(records)["c", 2] == LEFT_OUT
+    # It is heard for the first time while round 2 is on.
+    records.seen = [it for it in records.seen if it["peer"] != "c" or it["at_s"] > 1.5]
+    del commit(records, 1)["accepted"]["c"]
+    assert kinds(records) == {("a", 3): LATE}
 
 
 def test_what_a_controller_had_accepted_of_itself_is_late_when_it_dies_and_lost_when_it_lives() -> None:

@@ -9,8 +9,9 @@ A round of the final model either counts a peer's update, or it is one of these:
   sent to, to which nothing happened.
 - left out: none of these. Nothing kept the peer away, but it has made no update, or was not asked for one.
 
-Only late is allowed. What tells them apart is not the product's word: the witness has seen on the broker what arrived
-and when a peer was heard again, and the player knows what it did to whom.
+Only late is allowed. A round that was opened before a peer was heard for the first time is no round of that peer. What
+tells them apart is not the product's word: the witness has seen on the broker what arrived and when a peer was heard
+again, and the player knows what it did to whom.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ def missed(records: Records) -> list[Missed]:
 class _Losses:
     def __init__(self, records: Records) -> None:
         self._records = records
-        self._away = {peer: list(_away(records, peer)) for peer in records.played.peers}
+        heard = {peer: list(_heard(records, peer)) for peer in records.played.peers}
+        #: When each was there for the first time.
+        self._begun_s = {peer: min(times, default=float("-inf")) for peer, times in heard.items()}
+        self._away = {peer: list(_away(records, peer, times)) for peer, times in heard.items()}
         #: (run, round, peer) -> when an update of it was on the broker, and for which term.
         self._sent: dict[tuple[str, int, str], list[tuple[float, int]]] = {}
         self._accepted: dict[tuple[str, int, str], list[tuple[float, int]]] = {}
@@ -76,7 +80,7 @@ class _Losses:
 
     def of(self, run_id: str, line: Line) -> Iterator[Missed]:
         for peer in self._records.played.peers:
-            if peer not in line["accepted"]:
+            if peer not in line["accepted"] and self._begun_s[peer] <= line["at_s"] - line["seconds"]:
                 yield Missed(run_id, line["round"], peer, line["at_s"], self._what(run_id, line, peer))
 
     def _what(self, run_id: str, line: Line, peer: str) -> str:
@@ -101,9 +105,13 @@ class _Losses:
         return all(until_s < begun_s or back_s < since_s for begun_s, back_s in self._away[peer])
 
 
-def _away(records: Records, peer: str) -> Iterator[tuple[float, float]]:
-    """From a fault's begin until the peer is heard again, able to train; at the latest, until a round asked all."""
-    heard = [it["at_s"] for it in records.seen if it["peer"] == peer and _tells_of_life(it)]
+def _heard(records: Records, peer: str) -> Iterator[float]:
+    """When the broker had something of a peer that was there and able to train."""
+    return (it["at_s"] for it in records.seen if it["peer"] == peer and _tells_of_life(it))
+
+
+def _away(records: Records, peer: str, heard: list[float]) -> Iterator[tuple[float, float]]:
+    """From a fault's begin until the peer is heard again; at the latest, until a round asked all."""
     for it in records.played.injections:
         if it.victim in (peer, ALL):
             yield it.begun_s, min([it.whole_s, *(at_s for at_s in heard if at_s >= it.ended_s)])
