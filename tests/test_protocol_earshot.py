@@ -132,3 +132,33 @@ def test_without_a_roster_nobody_is_asked() -> None:  # C8
     hand.update("b")
     pass_time(hand, DEADLINE_S, "b")
     assert hand.all(do.Aggregate)
+
+
+# ---------------------------------------------------------------------- brokers that keep nothing for who comes later
+
+
+def test_a_controller_that_somebody_does_not_know_of_says_itself_again() -> None:  # C9
+    hand = leading()
+    hand.hear("f", presence("f"))
+    assert not hand.published("presence", new=True), "who has just come is not in an election"
+    hand.hear("f", presence("f", election=1))
+    assert not hand.published("presence", new=True), "late in the election of this term"
+    hand.hear("f", presence("f", election=2))
+    assert [it.online for it in hand.published("presence", new=True)] == [True]
+    assert hand.published("round", new=True)
+    hand.hear("f", presence("f", election=3))
+    assert not hand.published("presence", new=True), "nobody makes it say so all the time"
+    hand.wait(TIMING.resend_s)
+    hand.echo()
+    hand.hear("f", presence("f", election=3))
+    assert not hand.published("presence", new=True), "that election was heard of"
+    hand.hear("f", presence("f", election=4))
+    assert hand.published("presence", new=True)
+    assert hand.peer.role == "leading"
+
+
+def test_an_election_that_the_broker_has_kept_is_not_answered() -> None:  # C9
+    hand = leading()
+    hand.hear("f", presence("f", election=2), retained=True)
+    hand.hear("g", presence("g", election=2, online=False))
+    assert not hand.published("presence", new=True)

@@ -24,6 +24,7 @@ class Documents:
         self._context = context
         self._leaders = leaders
         self._name = Name(context)
+        self._made_known_s = float("-inf")
         self.called = False
         self.left_behind = False
 
@@ -44,9 +45,12 @@ class Documents:
         elif isinstance(document, Start):
             self._on_start(document)
         elif event.kind == PRESENCE:
+            before = context.roster.presence(event.peer)
             context.roster.on_presence(event.peer, document if isinstance(document, Presence) else None)
-            if isinstance(document, Presence) and not event.retained:
+            if isinstance(document, Presence) and document.online and not event.retained:
                 self._heed(document, in_grace)
+                if controller is not None and document.election > (before.election if before is not None else 0):
+                    self._make_known(document, controller)
         elif event.kind == VOTE:
             context.roster.on_vote(event.peer, document if isinstance(document, Vote) else None)
         elif isinstance(document, Round):
@@ -83,8 +87,16 @@ class Documents:
     def _heed(self, presence: Presence, in_grace: bool) -> None:
         """An election that others hold now is no suspicion of this peer's own: it need not wait out its grace."""
         term = self._context.state.elected_term
-        if in_grace and presence.online and presence.election > max(presence.elected, term):
+        if in_grace and presence.election > max(presence.elected, term):
             self.called = True
+
+    def _make_known(self, presence: Presence, controller: Controller) -> None:
+        """Somebody elects though there is this controller: not every broker keeps for all what was said before."""
+        context = self._context
+        if presence.election != controller.term and context.now_s >= self._made_known_s + context.timing.resend_s:
+            self._made_known_s = context.now_s
+            context.publish_presence(always=True)
+            controller.on_overwritten()
 
     def _on_own_round(self, document: Round | None, controller: Controller | None) -> None:
         context = self._context

@@ -18,7 +18,8 @@ from edge_peer.operator.federation import WATCHED, Federation
 from edge_peer.operator.fleet import Tables, merge
 from edge_peer.operator.session import Session
 from edge_peer.operator.sites import main
-from edge_peer.protocol.messages import Document, Round, encode
+from edge_peer.protocol.messages import Document, Round, Stop, encode
+from edge_peer.protocol.topics import STOP
 from tests.chaos import checker
 from tests.chaos.play import WITNESS, Played
 from tests.chaos.records import read
@@ -184,6 +185,15 @@ class Sites:
         for broker in self.brokers.values():
             broker.start()
         self.views = {site: View(self.section(site, OPERATOR)) for site in self.peers}
+        # A word that crosses all bridges, and is taken back.
+        hub = next(iter(self.peers))
+        for said in (Stop("none", "the bridge is up"), None):
+            self.say(hub, STOP, said)
+            end_s = time.monotonic() + TIMEOUT_S
+            while any(view.federation.stops.get(OPERATOR) != said for view in self.views.values()):
+                assert time.monotonic() < end_s, f"no bridge: {[broker.log for broker in self.brokers.values()]}"
+                for view in self.views.values():
+                    view.look(0.01)
 
     def say(self, site: str, kind: str, document: Document | None) -> None:
         """As the operator, at one site."""
