@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,14 @@ class FederationSection:
     min_peers: int = 2
 
 
+def host_and_port(text: str, port: int) -> tuple[str, int]:
+    """`host`, `host:port` or `[address]:port`; the port is `port` where none is given. Raises ValueError."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+))(?::(\d{1,5}))?", text)
+    if found is None or not 0 < int(found[3] or port) <= 65_535:
+        raise ValueError("must be host, host:port or [address]:port, with a port from 1 to 65535")
+    return found[1] or found[2], int(found[3] or port)
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerSection:
     """Where the broker is.
@@ -82,6 +91,8 @@ class BrokerSection:
     Attributes:
         host: Name or address; with TLS, a name that stands in the broker's certificate.
         port: 0 is 1883, or 8883 with TLS.
+        alternatives: Further nodes of the same broker, as `host` or `host:port`: the next is tried where one does not
+            answer. Brokers that only have a bridge between them are not the same broker.
         keepalive_s: The broker takes a silent peer for gone after one and a half of this.
         connect_timeout_s: A broker that does not answer within this time is not there.
         reconnect_s_min: First wait before another try; it doubles up to `reconnect_s_max`.
@@ -97,6 +108,7 @@ class BrokerSection:
 
     host: str = "localhost"
     port: int = 0
+    alternatives: tuple[str, ...] = ()
     keepalive_s: int = 10
     connect_timeout_s: float = 5.0
     reconnect_s_min: float = 0.1
@@ -113,6 +125,16 @@ class BrokerSection:
     def address(self) -> tuple[str, int]:
         """Host and port."""
         return self.host, self.port or (PORT_TLS if self.tls_ca else PORT)
+
+    def addresses(self, turn: int = 0) -> tuple[tuple[str, int], ...]:
+        """Host and port of all nodes, this one first; `turn`: so many further on in their circle.
+
+        Raises:
+            ValueError: One of the alternatives is no address.
+        """
+        everywhere = [self.address, *(host_and_port(it, self.address[1]) for it in self.alternatives)]
+        turn %= len(everywhere)
+        return tuple(everywhere[turn:] + everywhere[:turn])
 
 
 @dataclass(frozen=True, slots=True)

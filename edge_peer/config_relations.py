@@ -66,6 +66,10 @@ def relations(config: Config) -> Iterator[Relation]:
             tuple(f"broker.{name}" for name in tls),
             f"[broker] {missing} is missing: TLS needs tls_ca, tls_certificate and tls_key, or none of them",
         )
+    try:
+        broker.addresses()
+    except ValueError as error:
+        yield ("broker.alternatives",), f"[broker] alternatives = {short(list(broker.alternatives))}: each {error}"
     if broker.password_file is not None and broker.username is None:
         yield (
             ("broker.password_file", "broker.username"),

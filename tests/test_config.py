@@ -17,7 +17,7 @@ from aggregator_core.parameters import Parameter
 from aggregator_core.privacy import Privacy
 from aggregator_core.rules import RULES
 from aggregator_core.server_optimizers import OPTIMIZERS
-from edge_peer.config import CHOICES, RANGES, SECTIONS, Config, load_config, to_toml
+from edge_peer.config import CHOICES, RANGES, SECTIONS, BrokerSection, Config, load_config, to_toml
 from edge_peer.errors import ConfigError
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.aggregation import CoreAggregation
@@ -107,6 +107,8 @@ SINGLE = {
     ("peer.train = 1",): r"\[peer\] train = 1: must be true or false",
     ("peer.name = 3",): r"\[peer\] name = 3: must be a text",
     ('broker.host = ""',): r"\[broker\] host = '': must be a text, and not an empty one",
+    ('broker.alternatives = ["two", "three:0"]',): r"\[broker\] alternatives = .*: each must be host, host:port or",
+    ('broker.alternatives = ["two:70000"]',): r"\[broker\] alternatives = .*, with a port from 1 to 65535",
     ('federation.roster = "kitchen"',): r"\[federation\] roster = 'kitchen': must be a list of texts",
     ('federation.roster = ["kitchen", 3]',): r"\[federation\] roster = \['kitchen', 3\]: must be a list of texts",
     ('run.strategy = "best"',): r"\[run\] strategy = 'best': must be one of all, fastest, fraction, least_used",
@@ -460,7 +462,10 @@ def configs(draw: st.DrawFn) -> Config:
     tls = draw(st.booleans())
     paths = {name: Path(f"/{name}") if tls else None for name in ("tls_ca", "tls_certificate", "tls_key")}
     slow = max(broker.reconnect_s_min, broker.reconnect_s_max)
-    sections["broker"] = replace(broker, **paths, reconnect_s_max=slow, username=broker.username or "me")
+    nodes = tuple(draw(st.lists(NAME, max_size=2)))
+    sections["broker"] = replace(
+        broker, **paths, reconnect_s_max=slow, username=broker.username or "me", alternatives=nodes
+    )
     sections["timing"] = replace(timing, lease_s=max(timing.lease_s, float(broker.keepalive_s)))
     deadline = max(run.round_deadline_s, float(broker.keepalive_s))
     roster = draw(st.none() | st.lists(NAME, unique=True, min_size=1, max_size=4))
@@ -542,3 +547,9 @@ def test_the_command_tells_all_problems_and_exits_with_2(tmp_path: Path) -> None
     ):
         assert f"{path}: " in line
         assert part in line
+
+
+def test_addresses_of_a_broker_with_alternatives() -> None:
+    broker = BrokerSection("one", 0, ("two", "three:1884", "[fe80::1]:1885", "[::1]"))
+    assert broker.addresses() == (("one", 1883), ("two", 1883), ("three", 1884), ("fe80::1", 1885), ("::1", 1883))
+    assert broker.addresses(6)[:2] == (("two", 1883), ("three", 1884))

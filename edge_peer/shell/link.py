@@ -52,6 +52,8 @@ class Link:
         #: Digest of the files that the connection was made with.
         self._credentials = b""
         self._connected_once = False
+        #: Which of the broker's addresses is tried first.
+        self._turn = 0
         #: The present connection has lasted.
         self._steady = False
         self._past_bytes = (0, 0)
@@ -108,7 +110,7 @@ class Link:
         will = (self._topics.of(self._peer, PRESENCE), encode(self._will()))
         self._credentials = credentials(self.broker)
         try:
-            self.connection = Connection(self.broker, self._peer, will)
+            self.connection = Connection(self.broker, self._peer, will, self._turn)
             self._tick_at_s = time.monotonic() + TICK_S
             self.connection.open()
         except ConfigError as error:
@@ -124,7 +126,8 @@ class Link:
         self.bytes_max = accepted.packet_bytes_max
         self.accepted = self._connected_once = True
         self._accepted_at_s = time.monotonic()
-        LOG.info("connected to %s:%d", *self.broker.address)
+        if self.connection is not None:
+            LOG.info("connected to %s:%d", *self.connection.address)
 
     def on_refused(self, refused: Refused) -> None:
         """The broker does not let this peer do something; said now and then."""
@@ -148,6 +151,9 @@ class Link:
         now = time.monotonic()
         accepted, steady = self.accepted, self._steady
         self._drop()
+        if not steady:
+            # A node that hangs takes connections and answers nothing: one after another must have its turn.
+            self._turn += 1
         if accepted:
             # The time that it was connected does not count as time away; only a steady connection begins anew.
             self._away_since_s = now if steady else now - (self._accepted_at_s - self._away_since_s)

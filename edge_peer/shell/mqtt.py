@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -109,12 +109,15 @@ class Connection:
         will: (topic, payload), published retained by the broker when the connection breaks; None: no will, and no peer:
             an operator may speak with any certificate.
 
+        turn: Which of the broker's addresses to try first.
+
     Raises:
         ConfigError: Password or TLS files are missing or damaged, or a peer's certificate is of another name.
     """
 
-    def __init__(self, broker: BrokerSection, client_id: str, will: tuple[str, bytes] | None) -> None:
+    def __init__(self, broker: BrokerSection, client_id: str, will: tuple[str, bytes] | None, turn: int = 0) -> None:
         self._broker = broker
+        self._turn = turn
         #: What happened, for the loop to take in order.
         self.happened: deque[Message | Accepted | Lost | Refused] = deque()
         self.bytes_sent = 0
@@ -144,21 +147,38 @@ class Connection:
             client.tls_set_context(tls_context(broker, client_id if will is not None else None))
         self._client = client
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that were tried last."""
+        return self._broker.address
+
     def open(self) -> None:
-        """Connect and send CONNECT; the answer comes as `Accepted` or `Lost`.
+        """Connect to the first node that is there, and send CONNECT; the answer comes as `Accepted` or `Lost`.
 
         Raises:
-            BrokerError: There is no broker at this address, or its certificate is not to be trusted.
+            BrokerError: There is no broker at any address, or its certificate is not to be trusted.
         """
-        host, port = self._broker.address
+        problems = []
+        for host, port in self._broker.addresses(self._turn):
+            self._broker = replace(self._broker, host=host, port=port)
+            try:
+                self._open(self._broker)
+            except BrokerError as error:
+                problems.append(str(error))
+            else:
+                return
+        raise BrokerError("; ".join(problems))
+
+    def _open(self, broker: BrokerSection) -> None:
+        host, port = broker.address
         properties = Properties(PacketTypes.CONNECT)
-        properties.MaximumPacketSize = self._broker.packet_bytes_max
+        properties.MaximumPacketSize = broker.packet_bytes_max
         properties.SessionExpiryInterval = 0
         try:
-            self._client.connect(host, port, self._broker.keepalive_s, clean_start=True, properties=properties)
+            self._client.connect(host, port, broker.keepalive_s, clean_start=True, properties=properties)
         except OSError as error:
-            secured = isinstance(error, ssl.SSLError | ConnectionResetError) and self._broker.tls_ca is not None
-            why = explain(error, self._broker) if secured else error.strerror or error
+            secured = isinstance(error, ssl.SSLError | ConnectionResetError) and broker.tls_ca is not None
+            why = explain(error, broker) if secured else error.strerror or error
             raise BrokerError(f"{host}:{port}: {why}") from None
         except ValueError as error:
             raise BrokerError(f"{host}:{port}: {error}") from None
