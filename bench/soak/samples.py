@@ -15,6 +15,8 @@ KEPT_BYTES_MAX = 200_000
 #: A file's kind by how its name ends; the first that fits. What stands under `GROWS` has a line for each round.
 CSV, ROUND_LOG, KEPT, PROCESS_LOG = "CSV", "round log", "kept updates", "process log"
 GROWS = (CSV, ROUND_LOG, PROCESS_LOG)
+#: What the final model takes examples for: written once.
+CLASSES = "classes"
 KINDS = (
     (".csv", CSV),
     (".log", PROCESS_LOG),
@@ -33,6 +35,8 @@ def kind_of(path: Path) -> str:
     """What a file is; one that is being written counts as what it will be."""
     if "updates" in path.parts:
         return KEPT
+    if path.parent.name == CLASSES:
+        return CLASSES
     name = path.name.removeprefix(".").removesuffix(".new")
     return next((kind for end, kind in KINDS if name.endswith(end)), name)
 
