@@ -126,8 +126,9 @@ def _start(result: Result, seconds: int, grown: Path, seed: int) -> subprocess.P
         cwd=Path.cwd(),
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        # The traceback goes to the one, and all else to the other.
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     )
@@ -142,8 +143,8 @@ def _follow(
 ) -> None:
     before = set((grown / result.target / "findings").iterdir())
     lines: list[str] = []
-    assert process.stderr is not None
-    for line in process.stderr:
+    assert process.stdout is not None
+    for line in process.stdout:
         match = PROGRESS.match(line)
         if match is None:
             lines = [*lines[1 - LINES_KEPT :], line]
