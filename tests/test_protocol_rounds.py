@@ -532,6 +532,61 @@ def test_after_a_reconnection_everything_is_said_again_before_anything_is_decide
     assert len(hand.last(do.Aggregate).updates) == 3
 
 
+def back_after(hand: Hand, seconds: float) -> None:
+    """A controller that has trained, with `c` on its new connection, and without `b`, which is on its way."""
+    hand.train()
+    hand.tell(ev.Disconnected())
+    hand.wait(seconds)
+    hand.tell(ev.Connected())
+    hand.hear("c", presence("c"), retained=True)
+    hand.wait(TIMING.grace_s)
+    hand.echo()
+    hand.update("c")
+    assert hand.peer.role == "leading"
+    assert hand.all(do.Aggregate) == []
+
+
+def test_a_controller_waits_for_who_was_there_as_long_again_as_it_was_away() -> None:  # M3, R4
+    hand = leading()
+    back_after(hand, 3.0)
+    hand.wait(2.9)
+    hand.echo()
+    assert hand.all(do.Aggregate) == []
+    hand.hear("b", presence("b"))
+    hand.update("b")
+    assert len(hand.last(do.Aggregate).updates) == 3
+
+
+def test_a_controller_waits_no_longer_than_that_and_never_longer_than_a_lease() -> None:  # M3, R4
+    for away_s, waits_s in (3.0, 3.0), (100 * TIMING.lease_s, TIMING.lease_s):
+        hand = leading()
+        back_after(hand, away_s)
+        waited_s = 0.0
+        while waited_s + 0.5 < waits_s:
+            hand.wait(0.5)
+            hand.echo()
+            waited_s += 0.5
+        assert hand.all(do.Aggregate) == []
+        hand.wait(waits_s - waited_s)
+        hand.echo()
+        assert [it.peer for it in hand.last(do.Aggregate).updates] == ["a", "c"]
+
+
+def test_when_all_are_back_a_controller_waits_for_nobody() -> None:  # M3, I9
+    hand = leading()
+    hand.train()
+    hand.tell(ev.Disconnected())
+    hand.wait(100 * TIMING.lease_s)
+    hand.tell(ev.Connected())
+    for peer in ("b", "c"):
+        hand.hear(peer, presence(peer), retained=True)
+    hand.wait(TIMING.grace_s)
+    hand.echo()
+    hand.update("b")
+    hand.update("c")
+    assert len(hand.last(do.Aggregate).updates) == 3
+
+
 # ---------------------------------------------------------------------- the end
 
 

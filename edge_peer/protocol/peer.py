@@ -57,6 +57,9 @@ class Peer:
         self._controller: Controller | None = None
         self._following: str | None = None
         self._grace_s: float | None = None
+        #: Until when a controller that leads on waits for those who were there before its connection was lost.
+        self._patience_s: float | None = None
+        self._lost_s = float("inf")
         self._window_s = float("inf")
         self._status = ""
         self.role = OFFLINE
@@ -117,7 +120,7 @@ class Peer:
         """When to call `handle(TimerFired(), ...)` at the latest; None: only when something happens."""
         if self.role in (OFFLINE, STOPPED):
             return None
-        times = [self._grace_s] if self._grace_s is not None else []
+        times = [it for it in (self._grace_s, self._patience_s) if it is not None]
         if self.role in (FOLLOWING, LEADING):
             times.append(self._trainer.next_deadline_s())
         if self.role == ELECTING and (self._grace_s is None or self._documents.called):
@@ -141,6 +144,10 @@ class Peer:
         context = self._context
         self._move("connected")
         self._grace_s = context.now_s + context.timing.grace_s
+        if self._controller is not None:
+            # Whoever tries again ever more seldom tries again after as long as it was away.
+            away_s = max(0.0, context.now_s - self._lost_s)
+            self._patience_s = self._grace_s + min(away_s, context.timing.lease_s)
         self._window_s = context.now_s + context.timing.startup_window_s
         self._leaders.on_connected()
         context.emit(do.Subscribe(EVERYONE_READS))
@@ -162,7 +169,8 @@ class Peer:
         if self.role == OFFLINE:
             return
         self._move("disconnected")
-        self._grace_s = None
+        self._grace_s = self._patience_s = None
+        self._lost_s = context.now_s
         self._documents.called = False
         self._following = None
         self._election.on_disconnected()
@@ -246,7 +254,12 @@ class Peer:
         if self._grace_s is not None and context.now_s >= self._grace_s:
             self._grace_s = None
             self._documents.called = False
-            context.roster.grace_over()
+            if self._patience_s is None:
+                context.roster.grace_over()
+        if self._patience_s is not None and (self._controller is None or context.now_s >= self._patience_s):
+            self._patience_s = None
+            if self._grace_s is None:
+                context.roster.grace_over()
         context.believe_finished()
         if not self._election.active:
             context.strained = context.strained_now
