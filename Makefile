@@ -162,7 +162,7 @@ test: lint types test-main test-tflite test-models test-boards-quick ## everythi
 .PHONY: test-main
 test-main: setup-test mosquitto chromium ## the tests, but for those that need tflite-runtime or TensorFlow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow and not live"
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "live and not tensorflow"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "live and not tensorflow and not brokers"
 
 .PHONY: test-tflite
 test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11
@@ -189,6 +189,11 @@ test-boards-quick: setup-test setup-fleet ## the part of it that `make test` run
 	else $(AS_ROOT_UNASKED) $(BOARDS) -m tests.boards able; status=$$?; \
 	if [ $$status = 0 ]; then $(AS_ROOT_UNASKED) $(BOARDS) -m pytest -p no:cacheprovider -m quick tests/boards/test_faults.py; \
 	elif [ $$status = 3 ]; then echo "NO TEST WITH BOARDS, for the reason above"; else exit $$status; fi; fi
+
+.PHONY: test-brokers
+test-brokers: setup-test mosquitto ## the tests with a cluster of two ejabberds, one of which is killed (root; installs ejabberd)
+	@$(if $(filter 0,$(shell id -u)),,sudo) $(BIN)/python -m tests.live.ejabberd
+	@$(BIN)/python -m pytest -m brokers tests/live/test_clustered_broker.py
 
 .PHONY: sim
 sim: setup-test ## play random histories of faults (SEEDS=2000) and check the protocol's invariants
