@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from edge_peer.errors import BrokerError
-from edge_peer.operator import processes
-from edge_peer.operator.broker import CONFIGURATION, HOST, STAY_ROOT, LocalBroker, free_port
+from edge_peer.operator.broker import LocalBroker
 
 SECOND = "listener {port} {host}\nallow_anonymous true\n"
 
@@ -25,18 +22,7 @@ class BridgedBroker(LocalBroker):
         super().__init__(folder, program)
         self._host = host
 
-    def start(self) -> None:
-        """Start it, again on the port that it had, and wait until it answers; raises BrokerError."""
-        if self._host is None:
-            super().start()
-            return
-        # Nobody else is in this network, so a free port stays free.
-        self.port = self.port or free_port()
-        user = STAY_ROOT if os.geteuid() == 0 else ""
-        text = CONFIGURATION.format(port=self.port, host=HOST, user=user, packet_bytes_max=self._packet_bytes_max)
-        configuration = self._folder / "mosquitto.conf"
-        configuration.write_text(f"{text}{SECOND.format(port=self.port, host=self._host)}")
-        log = self._folder / "mosquitto.log"
-        self._process = processes.start([self._program, "-c", str(configuration)], log)
-        if not self._answers(self._process):
-            raise BrokerError(f"mosquitto does not start: {log.read_text(errors='replace').strip()[-500:]}")
+    def _configuration(self) -> str:
+        own = super()._configuration()
+        # Nobody else is in this network: the port is free there, too.
+        return own if self._host is None else own + SECOND.format(port=self.port, host=self._host)
