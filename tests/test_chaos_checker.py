@@ -480,7 +480,7 @@ def test_a_result_is_put_between_the_marks(tmp_path: Path) -> None:
     assert path.read_text().startswith(
         "before\n<!-- chaos -->\n`make chaos MINUTES=10 SEED=2 PEERS=3` gave this: 1 faults"
     )
-    assert path.read_text().endswith("|\n<!-- end of chaos -->\nafter\n")
+    assert path.read_text().endswith("which `make chaos` writes.\n<!-- end of chaos -->\nafter\n")
     text, (row,) = document_.read(path)
     assert "made 3 of 4 rounds' models again" in " ".join(text.split())
     assert row == dict(zip(COLUMNS, (KILL_CONTROLLER, "1", "1", "0.95", "0.95", "1", "0", "0"), strict=True))

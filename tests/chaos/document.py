@@ -17,6 +17,14 @@ broker, in {runs} runs of {rounds} rounds. Final accuracy was {lowest:.4f} to {h
 {undisturbed:.4f}. An audit of the runs found no fault. It made {recomputed} of {committed} rounds' models again of
 their updates, byte for byte."""
 
+COLUMNS_MEAN = """\
+A recovery is the next round that anybody commits, and its time runs from the fault's begin. An update is late when the
+fault kept its peer away for a part of the round, which closed without it. It is lost when the broker had it, or a
+controller had accepted it, before the round closed, and the model lacks it although the peer stayed there, or the
+controller that it was sent to did. A run is lost when it has models and no end.
+`python -m tests.chaos --document` writes this from `bench/results/chaos.json`, which `make chaos` writes.
+"""
+
 
 def block(result: Mapping[str, Any]) -> str:
     """What stands between the marks.
@@ -50,7 +58,7 @@ def block(result: Mapping[str, Any]) -> str:
     how = " ".join(f"{fault.capitalize()}: {means}." for fault, means in sorted(result["means"].items()))
     lines = [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' for _ in COLUMNS)} |"]
     lines += [f"| {' | '.join(_cell(row[column]) for column in COLUMNS)} |" for row in result["rows"]]
-    return f"{facts} {how}\n\n" + "\n".join(lines) + "\n"
+    return f"{facts} {how}\n\n" + "\n".join(lines) + f"\n\n{COLUMNS_MEAN}"
 
 
 def _cell(value: object) -> str:

@@ -50,6 +50,10 @@ def test_every_invariant_holds_under_chaos(tmp_path: Path) -> None:
     assert {row["fault"] for row in result["rows"]} == allowed
     assert all(row["recoveries"] == row["times"] for row in result["rows"])
     assert all(run["rounds"] == 8 for run in result["runs"])
+    assert all(row["updates lost"] == row["runs lost"] == 0 for row in result["rows"])
+    assert result["replayed"]["rounds"] == 8 * len(result["runs"])
+    # Whoever is killed may not have written its last round's updates yet.
+    assert result["replayed"]["recomputed"] > 0
     assert left(tmp_path) == []
     assert not any((tmp_path / "chaos").iterdir()), "what succeeds leaves no folder"
 
