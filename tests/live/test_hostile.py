@@ -10,6 +10,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,13 @@ from edge_peer.__main__ import main
 from edge_peer.config import BrokerSection
 from edge_peer.operator.broker import HOST
 from edge_peer.operator.session import Session
-from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Vote, encode
+from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Stop, Vote, encode
+from edge_peer.protocol.run_settings import RunSettings
+from edge_peer.protocol.tensors import ModelRef
 from edge_peer.protocol.topics import KINDS, PRESENCE, TENSORS, Topics
+from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.mqtt import Connection
+from edge_peer.shell.payload import encode_model
 from edge_peer.trainers.artifacts import FEDERATED, load_artifacts
 from tests.live.harness import ARTIFACTS, FEDERATION, Live
 
@@ -256,3 +261,122 @@ def test_a_peer_that_floods_is_cut_off_and_named_and_changes_no_byte_of_a_run(
         assert "Traceback" not in log
         assert log.count(" floods and is cut off") == log.count("mallory floods and is cut off") < 6
         assert it.fleet.processes[peer].returncode == 0
+
+
+# ---------------------------------------------------------------------- what a broker has kept
+
+
+DEAD_RUN = "20250101-000000-00dead"
+
+
+def is_complete(known: set[str], document: Round | None) -> bool:
+    """Whether it is the end of another run."""
+    return document is not None and document.complete and document.run_id not in known
+
+
+def left_behind(model_digest: str) -> list[tuple[str, bytes]]:
+    """Retained messages of dead runs, of other models, of other versions of the protocol, and of nothing at all."""
+    topics, rng = Topics(FEDERATION), random.Random(1)
+    layout = load_artifacts(ARTIFACTS).layout
+    other_model = GlobalModel(np.linspace(-1, 1, layout.size, dtype=np.float32))
+    done = ModelRef(DEAD_RUN, 3, 7, 4, other_model.digest)
+    dead = Presence(
+        "gone",
+        True,
+        True,
+        True,
+        1e9,
+        examples=10**6,
+        model_id="cnn",
+        model_digest=model_digest,
+        newest=done,
+        finished=3,
+    )
+    finished = Round(
+        *("gone", 4, 9, "finished", "cnn", model_digest, RunSettings(), done.run_id, 3, 7, done),
+        reports={"ghost": Report(0.9, 0.1, 100)},
+        complete=True,
+    )
+    # Of another model, and as if it were on: its controller lost power together with the broker.
+    foreign = dataclasses.replace(dead, model_digest="f" * 64, newest=None, finished=0)
+    ref = ModelRef("20250202-000000-00beef", 9, 2, 50, "e" * 64)
+    training = Round(
+        *("gone", 50, 9, "training", "other", "f" * 64, RunSettings(rounds_max=9), ref.run_id, 9, 3, ref, 1),
+        participants=("peer1", "peer2", "peer3", "other"),
+    )
+    messages = [
+        (topics.of("ghost", "presence"), encode(dead)),
+        (topics.of("ghost", "round"), encode(finished)),
+        (topics.of("ghost", "model"), encode_model(layout, done, other_model)),
+        (topics.of("ghost", "vote"), encode(Vote("gone", 60, "ghost"))),
+        (topics.of("ghost", "stop"), encode(Stop(done.run_id, "enough"))),
+        (topics.of("ghost", "start"), encode(Start(2))),
+        (topics.of("other", "presence"), encode(foreign)),
+        (topics.of("other", "round"), encode(training)),
+        # Under the names of those who come: of their earlier processes, whose disks are lost.
+        (topics.of("peer1", "presence"), encode(dead)),
+        (topics.of("peer1", "round"), encode(dataclasses.replace(finished, session="older"))),
+        (topics.of("peer2", "vote"), encode(Vote("gone", 70, "ghost"))),
+        (topics.of("peer3", "model"), rng.randbytes(5000)),
+    ]
+    for version in ("v0", "v2"):
+        messages += [(topic.replace("fl/v1", f"fl/{version}"), payload) for topic, payload in messages[:8]]
+    older = {name: value for name, value in json.loads(encode(dead)).items() if name != "elected"}
+    newer = {**json.loads(encode(foreign)), "of_a_later_release": {"a": [1]}, "online": False}
+    messages += [
+        (topics.of("older", "presence"), json.dumps(older).encode()),
+        (topics.of("newer", "presence"), json.dumps(newer).encode()),
+        *((topics.of("rubbish", kind), rng.randbytes(2000)) for kind in sorted(KINDS)),
+        *((topics.of("peer2", kind), b'{"session": 1}') for kind in ("presence", "round")),
+    ]
+    return messages
+
+
+def test_what_a_broker_has_kept_of_dead_runs_and_other_versions_confuses_no_new_run(live: Make, small: Path) -> None:
+    # One whose presence is stale is waited for in the first round, until its deadline.
+    run = {"rounds_max": 3, "seed": 5, "round_deadline_s": 8.0}
+    it = live(small, 3, {"run": run, "timing": {"lease_s": 3.0}, "broker": {"keepalive_s": 2}})
+    it.configure()
+    artifacts = load_artifacts(ARTIFACTS)
+    with Session(BrokerSection(port=it.broker.port), FEDERATION, "stranger") as stranger:
+        connection: Connection = stranger._connection
+        for topic, payload in left_behind(artifacts.digest):
+            connection.publish(topic, payload, retain=True)
+        stranger._await(lambda: connection.idle, 60, "they were not taken")
+    it.start()
+    config = str(it.fleet.configuration("peer2"))
+    runs: list[Round] = []
+    for _ in range(2):
+        known = {DEAD_RUN, *(end.run_id for end in runs)}
+        runs.append(it.wait(partial(is_complete, known), "the run's end"))
+        if len(runs) == 1:
+            # Beside one that begins when nothing is left but what these peers have said themselves.
+            with Session(BrokerSection(port=it.broker.port), FEDERATION, "stranger") as stranger:
+                for topic, _ in left_behind(artifacts.digest):
+                    if not any(f"/peer{number}/" in topic for number in (1, 2, 3)):
+                        stranger._connection.publish(topic, b"", retain=True)
+                stranger._await(lambda: stranger._connection.idle, 60, "they were not cleared")
+            assert main(["start", "--config", config, "--as", "operator"]) == 0
+    it.stop()
+    for end in runs:
+        assert end.reason == "reached 3 rounds"
+        assert set(end.reports) == set(it.peers)
+        lines = it.committed(str(end.run_id))
+        assert [line["round"] for line in lines] == [1, 2, 3]
+        assert lines[0]["base"] == artifacts.initial_sha256
+        assert all(set(line["accepted"]) == set(it.peers) for line in lines)
+        for peer in it.peers:
+            assert [row["round"] for row in it.rows(peer, str(end.run_id))] == ["0", "1", "2", "3"]
+    first, second = runs
+    assert set(it.committed(str(first.run_id))[0]["missing"]) == {"ghost", "other"}
+    assert first.run_number > 3, "a run's number is above that of every run that is known as finished"
+    assert first.term > 50
+    assert first.base is not None
+    assert second.base is not None
+    assert first.base.sha256 == second.base.sha256
+    for peer in it.peers:
+        log = it.fleet.log(peer).read_text()
+        assert "Traceback" not in log
+        assert "rubbish's presence dropped" in log
+        assert "older's presence dropped: document.elected is missing" in log
+        assert not it.run_folder(peer, DEAD_RUN).exists()
