@@ -33,6 +33,9 @@ MINUTES ?= 2
 #: for how long `make fuzz` fuzzes each of its targets, and which; all unless named
 SECONDS ?= 60
 TARGETS ?=
+#: rounds of `make soak`; sizes of `make bench-scale`
+SOAK_ROUNDS ?= 2000
+SIZES ?= 4,16,64,128,256
 #: the folder of a fleet of boards: its inventory, certificates, and what is made for it
 FLEET ?= fleet
 #: for `make certs`: names instead of the inventory's, such as NAMES="kitchen roof" BROKER=kitchen,192.168.1.10
@@ -226,6 +229,18 @@ bench-drift: setup ## measure FedProx and SCAFFOLD beside FedAvg on unlike data;
 .PHONY: bench-aggregate
 bench-aggregate: setup ## measure aggregation rules beside numpy and a copy of the updates; writes bench/results/
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.aggregate
+
+.PHONY: bench-scale
+bench-scale: setup-test mosquitto ## measure what many peers cost on one machine: rounds, joins, deaths, elections (SIZES); writes bench/results/
+	@$(BIN)/python -m bench.scale --peers $(SIZES)
+
+.PHONY: bench-writes
+bench-writes: setup-test mosquitto ## measure what a round writes to a board's SD card (root: on a device of its own); writes bench/results/
+	@$(BIN)/python -m bench.writes
+
+.PHONY: soak
+soak: setup-test mosquitto ## thousands of rounds with joins, leaves and kills: does anything grow? (SOAK_ROUNDS, SEED); writes bench/results/
+	@$(BIN)/python -m bench.soak --rounds $(SOAK_ROUNDS) --seed $(SEED)
 
 .PHONY: bench-attacks
 bench-attacks: setup ## measure accuracy of aggregation rules under attack, with real training; writes bench/results/
