@@ -56,3 +56,7 @@ def live(tmp_path: Path, broker: LocalBroker) -> Iterator[Callable[..., Live]]:
     for it in made:
         it.close()
         it.stop()
+        for peer in it.fleet.processes:
+            # Whatever a test does: what a run needs is no flood.
+            log = it.fleet.log(peer).read_text(errors="replace")
+            assert not [name for name in it.peers if f"{name} floods" in log], log
