@@ -79,13 +79,9 @@ class Measuring:
 
     def run(self) -> Result:
         """Everything, one after another."""
-        started = time.monotonic()
-        self._wait_training(START_S + START_S_PER_PEER * len(self._fleet.peers))
-        self._say(f"all train after {time.monotonic() - started:.1f} s")
-        self._steady()
+        self.rounds()
         for _ in range(self._events):
-            self._election(self.result.election_in_run_s, None, self._is_training)
-            self._wait_training(EVENT_S)
+            self.election_in_run()
         self._end()
         self._idle()
         for _ in range(self._events):
@@ -93,6 +89,18 @@ class Measuring:
         for _ in range(self._events):
             self._election(self.result.election_s, self.result.election_sent, self._is_finished)
         return self.result
+
+    def rounds(self) -> None:
+        """From the start of all peers to the steady state of a run, which is measured."""
+        started_s = time.monotonic()
+        self._wait_training(START_S + START_S_PER_PEER * len(self._fleet.peers))
+        self._say(f"all train after {time.monotonic() - started_s:.1f} s")
+        self._steady()
+
+    def election_in_run(self) -> None:
+        """A controller's death while a run is on."""
+        self._election(self.result.election_in_run_s, None, self._is_training)
+        self._wait_training(EVENT_S)
 
     # ------------------------------------------------------------------ rounds
 
