@@ -118,14 +118,16 @@ class Layout:
         if set(tensors) != names:
             missing, extra = sorted(names - set(tensors)), sorted(set(tensors) - names)
             raise LayoutError(f"tensors do not fit the layout: missing {missing[:3]}, unknown {extra[:3]}")
-        vector = np.empty(self.size, np.float32)
         for it in self.tensors:
             value = tensors[it.name]
             if value.shape != it.shape or value.dtype != np.float32:
                 raise LayoutError(
                     f"{it.name} is {value.dtype}{list(value.shape)}, the layout needs float32{list(it.shape)}"
                 )
-            vector[it.offset : it.offset + it.size] = value.reshape(-1)
+        # Only now: a layout may speak of more than there is memory for.
+        vector = np.empty(self.size, np.float32)
+        for it in self.tensors:
+            vector[it.offset : it.offset + it.size] = tensors[it.name].reshape(-1)
         return vector
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator_core import Layout, LayoutError, Tensor, layout
+from aggregator_core.layout import SIZE_MAX
 
 
 @st.composite
@@ -96,3 +98,16 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         it.join({"b": np.zeros((2, 3), np.float32)})
     with pytest.raises(LayoutError, match="a is float32"):
         it.join({"a": np.zeros((3, 2), np.float32)})
+
+
+def test_an_array_of_another_shape_is_refused_before_there_is_memory_for_the_whole() -> None:
+    """A damaged manifest may speak of gigabytes."""
+    huge = Layout((Tensor("kernel", (SIZE_MAX,), 0),))
+    tracemalloc.start()
+    try:
+        with pytest.raises(LayoutError, match="kernel is float32"):
+            huge.join({"kernel": np.zeros(3, np.float32)})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
