@@ -19,6 +19,7 @@ from edge_peer.config import CHOICES, RANGES, SECTIONS
 from edge_peer.operator.view import DOING, SCHEMA, BoardView, RunView, View
 from edge_peer.shell.class_counts import COLUMNS as CLASS_COLUMNS
 from edge_peer.shell.history import COLUMNS
+from edge_peer.shell.metrics import METRICS
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -117,6 +118,15 @@ def _parameters(kind: Any) -> str:
     )
 
 
+def metrics() -> str:
+    """What stands in the file of `[metrics] textfile`."""
+    rows = [
+        (f"`{name}`", kind, what + (f" Label: {', '.join(f'`{it}`' for it in labels)}." if labels else ""))
+        for name, (kind, what, labels) in METRICS.items()
+    ]
+    return _table(("metric", "type", "what it is"), rows)
+
+
 def status_view() -> str:
     """Fields of `edge-peer status --json`."""
     rows = [("`schema`", f"{SCHEMA}; grows when a field goes or means something else, not when one is added")]
@@ -143,6 +153,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "csv_columns": csv_columns,
     "class_columns": class_columns,
     "configuration": configuration,
+    "metrics": metrics,
     "status_view": status_view,
     "status_run": status_run,
     "status_board": status_board,

@@ -189,6 +189,20 @@ class LimitsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSection:
+    """Numbers for Prometheus.
+
+    Attributes:
+        textfile: Written for node_exporter's textfile collector, such as /run/edge-peer/edge-peer.prom; it must end in
+            .prom. Without it there are none.
+        every_s: How often it is written anew.
+    """
+
+    textfile: Path | None = None
+    every_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogSection:
     """What goes to standard error.
 
@@ -212,6 +226,7 @@ class Config:
     timing: Timing = field(default_factory=Timing)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    metrics: MetricsSection = field(default_factory=MetricsSection)
     log: LogSection = field(default_factory=LogSection)
 
 
@@ -225,6 +240,7 @@ SECTIONS: dict[str, type[Any]] = {
     "timing": Timing,
     "trainer": TrainerSection,
     "limits": LimitsSection,
+    "metrics": MetricsSection,
     "log": LogSection,
 }
 #: Smallest and largest value of every number.
@@ -265,6 +281,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "trainer.threads": (1, 64),
     "trainer.stall_s": (0, 1e6),
     "limits.peers_max": (1, 4096),
+    "metrics.every_s": (1, 3600),
 }
 CHOICES: dict[str, frozenset[str]] = {
     "run.strategy": STRATEGIES,

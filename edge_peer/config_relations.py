@@ -51,6 +51,15 @@ def relations(config: Config) -> Iterator[Relation]:
                 "raise the one or lower the other"
             ),
         )
+    textfile = config.metrics.textfile
+    if textfile is not None and textfile.suffix != ".prom":
+        yield (
+            ("metrics.textfile",),
+            (
+                f"[metrics] textfile = {short(str(textfile))}: node_exporter reads only files that end in .prom; name "
+                "one that does"
+            ),
+        )
     if broker.reconnect_s_max < broker.reconnect_s_min:
         yield (
             ("broker.reconnect_s_max", "broker.reconnect_s_min"),

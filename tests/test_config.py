@@ -223,6 +223,7 @@ SINGLE = {
     ("timing.lease_s = 9",): r"\[timing\] lease_s = 9 is shorter than \[broker\] keepalive_s = 10: raise",
     ("broker.reconnect_s_min = 50",): r"\[broker\] reconnect_s_max = 30 is less than reconnect_s_min = 50: raise it",
     ('broker.tls_ca = "ca"',): r"\[broker\] tls_certificate, tls_key is missing: TLS needs",
+    ('metrics.textfile = "/run/it.txt"',): r"\[metrics\] textfile = '/run/it.txt': node_exporter reads only .* \.prom",
     ('broker.password_file = "p"',): r"\[broker\] password_file = '.*/p' is of no use without username: add it",
     (
         "-shard.path",
@@ -481,6 +482,8 @@ def configs(draw: st.DrawFn) -> Config:
     sections["federation"] = replace(sections["federation"], roster=roster, min_peers=1)
     sections["limits"] = replace(sections["limits"], peers_max=max(5, sections["limits"].peers_max))
     sections["shard"] = replace(sections["shard"], path=Path("/shard"))
+    textfile = Path("/run/it.prom") if sections["metrics"].textfile is not None else None
+    sections["metrics"] = replace(sections["metrics"], textfile=textfile)
     return Config(**sections)
 
 

@@ -78,11 +78,12 @@ def test_the_template_is_the_same_but_for_its_name() -> None:
     assert {key for key in one | several if one.get(key) != several.get(key)} == {
         "Description",
         "ExecStart",
+        "RuntimeDirectory",
         "StateDirectory",
         "WorkingDirectory",
     }
     assert several["ExecStart"] == one["ExecStart"].replace("/config.toml", "/%i.toml")
-    for key in ("StateDirectory", "WorkingDirectory"):
+    for key in ("RuntimeDirectory", "StateDirectory", "WorkingDirectory"):
         assert several[key] == one[key] + "-%i"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_shards.shard import Shard
+from edge_peer import __version__
 from edge_peer.config import BrokerSection, Config, load_config
 from edge_peer.errors import ConfigError, ResourceError
 from edge_peer.protocol import commands as do
@@ -33,10 +34,13 @@ from edge_peer.shell.curve import Curve
 from edge_peer.shell.flood import FloodGuard
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.inbox import Inbox
+from edge_peer.shell.journal import log_to_journal
 from edge_peer.shell.kept_updates import KeptUpdates
 from edge_peer.shell.link import Link
 from edge_peer.shell.merging import Merger
 from edge_peer.shell.message_sizes import ENVELOPE_BYTES, allowance, message_bytes
+from edge_peer.shell.metrics import Metrics, Present
+from edge_peer.shell.metrics_file import MetricsFile
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 from edge_peer.shell.noise import Noise
 from edge_peer.shell.payload import encode_model, encode_update
@@ -47,7 +51,7 @@ from edge_peer.shell.remembered import Remembrance
 from edge_peer.shell.resources import check_run, load_resources
 from edge_peer.shell.store import Store
 from edge_peer.shell.systemd import Notifier
-from edge_peer.shell.telemetry import capability
+from edge_peer.shell.telemetry import capability, peak_rss_bytes
 from edge_peer.shell.updates import UpdateMaker
 from edge_peer.shell.vectors import Vectors
 from edge_peer.shell.waiting import Waiter
@@ -108,6 +112,16 @@ class Daemon:
         self._curve = Curve(config.peer.name, self._facts.session, config.peer.state_dir / "runs")
         self._peer = Peer(self._facts, state, self._random, _stamp)
         self._watch = Watch(config)
+        self._metrics = Metrics(
+            config.federation.name,
+            config.peer.name,
+            __version__,
+            self._artifacts.model_id,
+            {"train": self._facts.examples, "test": self._facts.test_examples},
+        )
+        self._metrics_file: MetricsFile | None = None
+        if config.metrics.textfile is not None:
+            self._metrics_file = MetricsFile(config.metrics.textfile, config.metrics.every_s, self._metrics_text)
         self._notifier = Notifier()
         self._waiter = Waiter()
         self._results: deque[Result] = deque()
@@ -208,6 +222,7 @@ class Daemon:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        log_to_journal(self._log_fields)
         # The watchdog ends a process that hangs by SIGABRT: the log then says where.
         faulthandler.enable()
         LOG.info(
@@ -232,6 +247,8 @@ class Daemon:
         finally:
             self._notifier.send(STOPPING="1")
             self._records.sync()
+            if self._metrics_file is not None:
+                self._metrics_file.remove()
             if self._kept is not None:
                 self._kept.stop()
             if self._worker is not None:
@@ -261,6 +278,8 @@ class Daemon:
         times: list[float] = [now + HEALTH_S, self._health_at_s, self._link.next_deadline_s()]
         if self._notifier.interval_s is not None:
             times.append(self._ping_at_s)
+        if self._metrics_file is not None:
+            times.append(self._metrics_file.due_s)
         deadline = self._peer.next_deadline_s()
         if deadline is not None:
             times.append(deadline)
@@ -317,6 +336,37 @@ class Daemon:
         if now >= self._health_at_s:
             self._health_at_s = now + HEALTH_S
             self._handle(self._watch.look(now, self._worker))
+        if self._metrics_file is not None:
+            self._metrics_file.write_if_due(now)
+
+    def _metrics_text(self) -> str:
+        sent, received = self._link.carried
+        return self._metrics.text(
+            Present(
+                connected=self._link.accepted,
+                controller=self._peer.controller is not None,
+                term=self._peer.term,
+                sent=sent,
+                received=received,
+                dropped=self._inbox.dropped,
+                health=self._watch.health,
+                strained=self._watch.strained,
+                memory_peak=peak_rss_bytes(),
+            )
+        )
+
+    def _log_fields(self) -> dict[str, str]:
+        """What is so now, for the journal."""
+        config, state = self._config, self._peer.state
+        fields = {
+            "FEDERATION": config.federation.name,
+            "PEER": config.peer.name,
+            "ROLE": self._peer.role,
+            "TERM": str(state.elected_term),
+        }
+        if state.held is not None:
+            fields |= {"RUN": state.held.run_id, "ROUND": str(state.held.round)}
+        return fields
 
     def _handle(self, event: ev.Event) -> None:
         self._events.append(event)
@@ -396,6 +446,7 @@ class Daemon:
                 raise ResourceError(f"the model needs messages of {needed} bytes, the limit is {limit}: {remedy}")
 
     def _on_accepted(self, accepted: Accepted) -> None:
+        self._metrics.connected()
         self._link.on_accepted(accepted)
         self._check_message_bytes(self._config.run, self._config.broker)
         self._curve.say_again()
@@ -461,6 +512,7 @@ class Daemon:
             self._worker.submit(EvaluateJob(command.ref, model.vector))
 
     def _do_write_row(self, command: do.WriteRow) -> None:
+        self._metrics.row(command)
         self._curve.add(command, *self._records.write_row(command, self._link.carried, self._watch.health))
 
     def _do_keep_updates(self, command: do.KeepUpdates) -> None:
@@ -477,6 +529,7 @@ class Daemon:
 
     def _do_log_round(self, command: do.LogRound) -> None:
         self._records.log_round(command)
+        self._metrics.logged(command)
         if command.event == "committed":
             self._quotas.round_seen(str(command.run_id), int(str(command.fields["round"])))
         if self._kept is not None and command.event == "committed":
@@ -485,6 +538,7 @@ class Daemon:
     def _do_finish(self, command: do.RunFinished) -> None:
         sha256 = command.ref.sha256
         self._records.finish(command, self._vectors.model(sha256))
+        self._metrics.finished()
         self._curve.say_again()
         # Exact counts of a board's data would undo what a run with privacy has promised.
         if self._worker is not None and command.settings.privacy == "none":

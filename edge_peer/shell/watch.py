@@ -32,6 +32,11 @@ class Watch:
         self._strain = Strain(config.peer.temperature_c_max)
         self._hung = False
 
+    @property
+    def strained(self) -> bool:
+        """The board was hot or throttled when it was last looked at, or a short while before."""
+        return bool(self._strain.reason)
+
     def hangs(self, now_s: float, worker: Worker | None) -> bool:
         """Whether its job has not gone on for too long: in the kernel, or on a disk that does not answer."""
         limit_s = self.config.trainer.stall_s

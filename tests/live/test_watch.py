@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from edge_peer.operator.broker import LocalBroker
 from edge_peer.operator.view import DOING
@@ -98,9 +99,9 @@ def on_terminal() -> None:
 
 
 @pytest.fixture
-def running(live: Callable[..., Live], small: Path) -> Live:
+def running(live: Callable[..., Live], small: Path, tmp_path: Path) -> Live:
     it = live(small, 3, ENDLESS)
-    it.configure()
+    it.configure(peer1={"metrics": {"textfile": str(tmp_path / "metrics" / "peer1.prom"), "every_s": 1.0}})
     it.start()
     it.wait_round(3)
     return it
@@ -113,7 +114,34 @@ def terminal(running: Live) -> Iterator[Terminal]:
     it.close()
 
 
-def test_a_run_is_seen_by_status_and_on_a_terminal(running: Live, terminal: Terminal, broker: LocalBroker) -> None:
+def prometheus_sees(running: Live, path: Path) -> None:
+    """The file of metrics, as the official parser reads it, says what the CSV of the same peer says."""
+    end_s = time.monotonic() + WAIT_S
+    found: dict[str, float] = {}
+    while found.get("edge_peer_round", 0) < 3:
+        assert time.monotonic() < end_s, f"{path} is not renewed: {found}"
+        if path.exists():
+            families = text_string_to_metric_families(path.read_text())
+            found = {it.name: it.value for family in families for it in family.samples if len(it.labels) == 2}
+        running.wait_round(running.federation.round.round + 1 if running.federation.round is not None else 1)
+    run_id = running.federation.round.run_id if running.federation.round is not None else None
+    rows = {int(row["round"]): row for row in running.rows("peer1", run_id or "")}
+    row = rows[int(found["edge_peer_round"])]
+    assert f"{found['edge_peer_accuracy_ratio']:.6g}" == row["global_accuracy"]
+    assert f"{found['edge_peer_loss']:.6g}" == row["global_loss"]
+    assert found["edge_peer_rounds_total"] == found["edge_peer_round"] + 1
+    assert found["edge_peer_training_seconds_count"] == found["edge_peer_round"]
+    trained_s = sum(float(rows[it]["training_s"] or 0) for it in range(1, int(found["edge_peer_round"]) + 1))
+    assert found["edge_peer_training_seconds_sum"] == pytest.approx(trained_s, rel=1e-4)
+    assert found["edge_peer_connected"] == found["edge_peer_connections_total"] == 1
+    assert found["edge_peer_controller"] == (running.federation.controller == "peer1")
+    assert found["edge_peer_sent_bytes_total"] > 0
+    assert found["edge_peer_disk_free_bytes"] > 0
+
+
+def test_a_run_is_seen_by_status_and_on_a_terminal(
+    running: Live, terminal: Terminal, broker: LocalBroker, tmp_path: Path
+) -> None:
     assert f"{FEDERATION}: 3 of 3 boards up" in terminal.until(r"board +role +does")
     pipe = subprocess.Popen(
         [*EDGE_PEER, "watch", "--config", str(running.fleet.configuration("peer1"))],
@@ -140,6 +168,7 @@ def test_a_run_is_seen_by_status_and_on_a_terminal(running: Live, terminal: Term
         # Who looks once knows it, too, because the history is retained.
         assert 0 < board["accuracy"] <= 1
         assert board["curve"][0][0] == 0
+    prometheus_sees(running, tmp_path / "metrics" / "peer1.prom")
     # As lines: each an event with its time, as soon as it happens.
     assert pipe.stdout is not None
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d "
@@ -162,6 +191,7 @@ def test_a_run_is_seen_by_status_and_on_a_terminal(running: Live, terminal: Term
     broker.start()
     running.fleet.start([victim])
     terminal.until("connected again")
+    terminal.until(rf"{victim} +(trainer|controller) +(training|accepted)")
     terminal.until(r"round \d+: accuracy")
     terminal.key(b"\x03")
     assert terminal.end() == 0
@@ -169,6 +199,8 @@ def test_a_run_is_seen_by_status_and_on_a_terminal(running: Live, terminal: Term
     assert "Traceback" not in terminal.raw
     assert "\x1b[1m" in terminal.raw, "bold is no colour"
     assert not re.search(r"\x1b\[[0-9;]*[34][0-9]m", terminal.raw), "no colours"
+    running.stop()
+    assert list((tmp_path / "metrics").iterdir()) == [], "who has ended has no numbers any more"
 
 
 def test_without_a_broker_it_is_said(tmp_path: Path, small: Path) -> None:
