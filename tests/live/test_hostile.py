@@ -7,7 +7,9 @@ import hashlib
 import json
 import random
 import shutil
+import socket
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -178,7 +180,7 @@ FLOOD = 20_000
 LARGE_EVERY, LARGE_BYTES = 500, 1 << 20
 #: What a flood may add to a peer's memory: what is read in a turn of its loop, what paho and Python's allocator hold on
 #: to, and some models and updates of the flood's sender. The flood is a hundred times as much.
-GROWTH_MAX = 48 << 20
+GROWTH_MAX = 32 << 20
 
 
 def flood(port: int, running: Round, count: int) -> None:
@@ -219,12 +221,26 @@ def rss_peak(pid: int) -> int:
     return 1024 * int(status["VmHWM"].split()[0])
 
 
+def collect(systemd: socket.socket, statuses: list[str]) -> None:
+    """What a process tells systemd, until it stops."""
+    while not statuses or "STOPPING=1" not in statuses[-1]:
+        statuses.append(systemd.recv(10_000).decode())
+    systemd.close()
+
+
 def test_a_peer_that_floods_is_cut_off_and_named_and_changes_no_byte_of_a_run(
-    live: Make, small: Path, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+    live: Make, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     it = live(small, 3, {"run": {"rounds_max": 100_000, "seed": 5}})
     it.configure()
-    it.start()
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    it.start("peer1")
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    statuses: list[str] = []
+    threading.Thread(target=lambda: collect(systemd, statuses), daemon=True).start()
+    it.start("peer2", "peer3")
     before = it.wait_round(8)
     config = str(it.fleet.configuration("peer2"))
     assert main(["stop", "--config", config, "--as", "operator"]) == 0
@@ -247,7 +263,6 @@ def test_a_peer_that_floods_is_cut_off_and_named_and_changes_no_byte_of_a_run(
     second = it.wait_finished(str(running.run_id))
     it.stop()
     capsys.readouterr()
-    record_property("growth_bytes", growth)
     assert max(growth.values()) < GROWTH_MAX, growth
     one, other = (
         {line["round"]: (line["sha256"], sorted(line["accepted"])) for line in it.committed(str(run.run_id))}
@@ -256,6 +271,10 @@ def test_a_peer_that_floods_is_cut_off_and_named_and_changes_no_byte_of_a_run(
     common = one.keys() & other.keys()
     assert len(common) >= 7
     assert {number: one[number] for number in common} == {number: other[number] for number in common}
+    cut = [number for number, text in enumerate(statuses) if text.endswith("; cut off because of a flood: mallory")]
+    assert cut, "the status of the process does not tell"
+    assert all(text.startswith("STATUS=") for text in (statuses[number] for number in cut))
+    assert "flood" not in statuses[-2], "the status does not tell that it is over"
     for peer in it.peers:
         log = it.fleet.log(peer).read_text()
         assert "Traceback" not in log
