@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -19,8 +19,9 @@ from edge_peer.protocol.topics import PRESENCE, ROUND, Topics
 #: Lines of mosquitto.conf that the counters need.
 COUNTED = "sys_interval 1\n"
 SYS = "$SYS/broker/"
-#: Of the broker: messages published to it and by it, and all bytes on the wire.
-COUNTERS = ("publish/messages/received", "publish/messages/sent", "bytes/received", "bytes/sent")
+#: Of the broker: packets that it has got, messages that it has delivered, and all bytes on the wire. It counts what is
+#: published to it, too, but (Mosquitto 2.0) not what is retained.
+COUNTERS = ("messages/received", "publish/messages/sent", "bytes/received", "bytes/sent")
 POLL_S = 0.02
 
 
@@ -30,7 +31,7 @@ class Count:
 
     Attributes:
         at_s: When the broker said so, monotonic.
-        received: Messages published by peers.
+        received: Packets of peers: what they publish, an acknowledgement of each delivery, and keepalives.
         sent: Messages delivered to peers.
         bytes_received: On the wire, acknowledgements and headers included.
         bytes_sent: The same.
@@ -155,14 +156,24 @@ class Onlooker:
                 value.get(COUNTERS[3], 0) - self._own[1],
             )
 
-    def quiet(self, messages_max: int = 0, timeout_s: float = 60.0) -> Count:
-        """What the broker counts once no peer has published more than so much for a whole tick."""
+    def quiet(self, deliveries_max: int, timeout_s: float) -> Count:
+        """What the broker counts once it has delivered no more than so much in a whole tick."""
         end_s = time.monotonic() + timeout_s
         last = self.count()
         while True:
             now = self.count()
-            if now.received - last.received <= messages_max:
+            if now.sent - last.sent <= deliveries_max:
                 return now
             if now.at_s > end_s:
                 raise TimeoutError(f"not quiet within {timeout_s:g} s")
             last = now
+
+    def beats(self, first_s: float, last_s: float) -> int:
+        """Round documents between two times that say nothing new."""
+        beats = 0
+        before: Round | None = None
+        for at_s, _, document in self.rounds:
+            said = replace(document, beat=0, deadline_s=0.0)
+            beats += said == before and first_s < at_s <= last_s
+            before = said
+        return beats

@@ -29,7 +29,6 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--processes", type=int, default=PROCESSES_MAX, help="up to so many peers, each is one (default: %(default)s)"
     )
-    it.add_argument("--profile", action="store_true", help="have processes of many peers write profiles into --keep")
     it.add_argument("--keep", type=Path, metavar="FOLDER", help="for logs and states, which are else removed")
     return it
 
@@ -41,7 +40,7 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> Result:
     def say(text: str) -> None:
         print(f"{count:4} peers {time.monotonic() - start_s:7.1f} s: {text}", flush=True)
 
-    fleet = Fleet(folder, count, options.processes, {}, options.profile)
+    fleet = Fleet(folder, count, options.processes, {})
     try:
         measuring = Measuring(fleet, options.seconds, options.events, say)
         fleet.start()

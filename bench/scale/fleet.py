@@ -12,13 +12,15 @@ from bench.processes import Figures, figures
 from bench.small import ARTIFACTS, shards
 from edge_peer.operator import processes
 from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.fleet import LocalFleet
+from edge_peer.operator.fleet import LocalFleet, Tables, merge
 
 FEDERATION = "scale"
 #: Up to so many, every peer is a process; of more, these lead and the others are hosted.
 PROCESSES_MAX = 64
 LEADERS = 4
 HOSTED_MAX = 32
+#: Of peers that share a process, and with it a core: one that waits for the others is not gone.
+PATIENT: Tables = {"broker": {"keepalive_s": 60}, "timing": {"lease_s": 90.0}}
 #: Leaders rank above whatever a hosted peer's score is.
 PRIORITY = 1000.0
 
@@ -30,33 +32,28 @@ class Fleet:
         folder: For everything; best in memory: the boards of a fleet do not share a disk.
         count: Peers.
         processes_max: Up to so many peers, each is a process.
-        settings: Further keys of [run].
-        profile: Whether hosts write a profile.
+        run: Further keys of [run].
     """
 
-    def __init__(self, folder: Path, count: int, processes_max: int, run: dict[str, object], profile: bool) -> None:
+    def __init__(self, folder: Path, count: int, processes_max: int, run: dict[str, object]) -> None:
         self.folder = folder
         self.peers = [f"p{number:03}" for number in range(1, count + 1)]
         self.broker = LocalBroker(folder, require_mosquitto(print), more=COUNTED)
         self.broker.start()
-        self.fleet = LocalFleet(
-            folder,
-            {
-                "federation": {"name": FEDERATION, "roster": tuple(self.peers), "min_peers": count},
-                "broker": {"host": HOST, "port": self.broker.port},
-                "model": {"artifacts": str(ARTIFACTS)},
-                "trainer": {"evaluate_local": False},
-                "log": {"level": "info"},
-                "run": {"rounds_max": 1_000_000, **run},
-            },
-        )
+        common: Tables = {
+            "federation": {"name": FEDERATION, "roster": tuple(self.peers), "min_peers": count},
+            "broker": {"host": HOST, "port": self.broker.port},
+            "model": {"artifacts": str(ARTIFACTS)},
+            "trainer": {"evaluate_local": False},
+            "run": {"rounds_max": 1_000_000, **run},
+        }
+        self.fleet = LocalFleet(folder, merge(common, PATIENT) if count > processes_max else common)
         alone = self.peers if count <= processes_max else self.peers[:LEADERS]
         hosted = self.peers[len(alone) :]
         self.alone = list(alone)
         #: Processes of many peers.
         self.hosted = [hosted[start : start + HOSTED_MAX] for start in range(0, len(hosted), HOSTED_MAX)]
         self._hosts: list[subprocess.Popen[bytes]] = []
-        self._profile = profile
         data = shards(folder / "shards", self.peers)
         for peer in self.peers:
             own: dict[str, dict[str, object]] = {"shard": {"path": str(data / f"{peer}.safetensors")}}
@@ -76,8 +73,7 @@ class Fleet:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self.fleet.start(self.alone)
         for number, peers in enumerate(self.hosted, 1):
-            profiled = ["-m", "cProfile", "-o", str(self.folder / f"host{number}.profile")] if self._profile else []
-            command = [sys.executable, *profiled, "-m", "bench.scale.host"]
+            command = [sys.executable, "-m", "bench.scale.host"]
             command += [str(self.fleet.configuration(peer)) for peer in peers]
             self._hosts.append(processes.start(command, self.fleet.log(f"host{number}")))
 

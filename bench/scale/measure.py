@@ -138,7 +138,8 @@ class Measuring:
         result.round_ms = count.at_s / rounds * 1e3
         share = count.at_s / wall_s / rounds * 1e3
         result.peers_ms, result.broker_ms = (cpu - cpu_before) * share, (broker.cpu_s - broker_before) * share
-        result.received, result.sent = count.received / rounds, count.sent / rounds
+        # Each delivery is acknowledged.
+        result.received, result.sent = (count.received - count.sent) / rounds, count.sent / rounds
         result.bytes_received, result.bytes_sent = count.bytes_received / rounds, count.bytes_sent / rounds
         result.broker_rss = broker.rss_bytes
         result.peer_rss = sum(it.rss_bytes for it in fleet.figures()) // len(fleet.peers)
@@ -183,7 +184,12 @@ class Measuring:
 
     def _quiet(self) -> Count:
         """Nothing but the controller's beats."""
-        return self._onlooker.quiet(messages_max=2, timeout_s=EVENT_S)
+        return self._onlooker.quiet(2 * len(self._fleet.peers) + 10, EVENT_S)
+
+    def _caused(self, before: Count, after: Count) -> int:
+        """Deliveries between two counts, without the beats, which come anyway."""
+        beats = self._onlooker.beats(before.at_s, after.at_s)
+        return after.sent - before.sent - beats * len(self._fleet.peers)
 
     def _idle(self) -> None:
         before = self._quiet()
@@ -201,14 +207,16 @@ class Measuring:
         before = self._quiet()
         fleet.fleet.kill(victim)
         after = self._quiet()
-        count = after.since(before)
-        result.death_sent.append(count.sent)
+        result.death_sent.append(self._caused(before, after))
         fleet.fleet.start([victim])
         self._await_log(victim, "follows")
-        joined = self._quiet().since(after)
-        result.join_sent.append(joined.sent)
-        result.join_bytes.append(joined.bytes_sent)
-        self._say(f"death of a trainer: {count.sent} deliveries; join: {joined.sent}, {joined.bytes_sent} bytes")
+        joined = self._quiet()
+        result.join_sent.append(self._caused(after, joined))
+        result.join_bytes.append(joined.since(after).bytes_sent)
+        self._say(
+            f"death of a trainer: {result.death_sent[-1]} deliveries; join: {result.join_sent[-1]}, "
+            f"{result.join_bytes[-1]} bytes"
+        )
 
     def _await_log(self, peer: str, word: str) -> None:
         """Until the last process of a peer has logged something."""
@@ -240,9 +248,8 @@ class Measuring:
         self.result.terms.append(terms)
         text = ""
         if before is not None and deliveries is not None:
-            count = self._quiet().since(before)
-            deliveries.append(count.sent)
-            text = f", {count.sent} deliveries"
+            deliveries.append(self._caused(before, self._quiet()))
+            text = f", {deliveries[-1]} deliveries"
         self._say(f"election: {took_s:.2f} s, {terms} terms{text}")
         fleet.fleet.start([victim])
         if before is not None:

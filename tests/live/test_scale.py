@@ -19,7 +19,7 @@ TOLERANCE = 1.15
 
 
 def test_a_round_of_many_peers_costs_each_as_many_messages_as_one_of_few(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, PEERS, processes_max=LEADERS, run={}, profile=False)
+    fleet = Fleet(tmp_path, PEERS, processes_max=LEADERS, run={})
     try:
         measuring = Measuring(fleet, seconds=3.0, events=0, say=print)
         try:
