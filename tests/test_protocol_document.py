@@ -15,11 +15,12 @@ import pytest
 
 from docs.tables import attributes
 from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Stop, Vote
+from edge_peer.protocol.onlookers import History, Sending
 from edge_peer.protocol.roles import TRANSITIONS
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.protocol.tenure import CHANGES
-from edge_peer.protocol.topics import KINDS, RETAINED, TENSORS
+from edge_peer.protocol.topics import FOR_ONLOOKERS, KINDS, RETAINED, TENSORS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "protocol.md"
@@ -38,6 +39,7 @@ SAID = {
     "start": (Start, "any peer, or the operator"),
 }
 PARTS = (ModelRef, RunSettings, Report)
+FOR_PEOPLE = {"sending": Sending, "history": History}
 
 
 def topics() -> str:
@@ -55,8 +57,16 @@ def topics() -> str:
 
 def documents() -> str:
     kinds = {said: kind for kind, (said, _) in SAID.items()}
+    return described(kinds, [*(it for it in kinds if it not in PARTS), *PARTS])
+
+
+def onlookers() -> str:
+    return described({said: kind for kind, said in FOR_PEOPLE.items()}, list(FOR_PEOPLE.values()))
+
+
+def described(kinds: dict[Any, str], documents: list[Any]) -> str:
     blocks = []
-    for said in (*(it for it in kinds if it not in PARTS), *PARTS):
+    for said in documents:
         where = f" (`{kinds[said]}`)" if said in kinds else ""
         about = attributes(said)
         hints = typing.get_type_hints(said)
@@ -74,7 +84,13 @@ def phases() -> str:
     return table(("phase", "phase after it", "why"), [(*key, why) for key, why in CHANGES.items()])
 
 
-TABLES: dict[str, Callable[[], str]] = {"topics": topics, "documents": documents, "roles": roles, "phases": phases}
+TABLES: dict[str, Callable[[], str]] = {
+    "topics": topics,
+    "documents": documents,
+    "onlookers": onlookers,
+    "roles": roles,
+    "phases": phases,
+}
 
 
 def type_name(hint: Any) -> str:
@@ -84,7 +100,7 @@ def type_name(hint: Any) -> str:
     if typing.get_origin(hint) is dict:
         return f"object of {type_name(arguments[1])}"
     if typing.get_origin(hint) is tuple:
-        return "list of texts"
+        return "list of numbers" if isinstance(arguments[0], types.UnionType) else "list of texts"
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(hint, f"`{getattr(hint, '__name__', hint)}`")
 
@@ -106,6 +122,7 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 def test_every_kind_has_a_payload() -> None:
     assert set(SAID) == KINDS
+    assert set(FOR_PEOPLE) == FOR_ONLOOKERS
 
 
 @pytest.mark.parametrize("said", [*(it for it, _ in SAID.values()), RunSettings, Report], ids=lambda it: it.__name__)
