@@ -90,6 +90,10 @@ certs: setup-fleet ## make the certificates of a fleet that are missing or soon 
 	@.venv-fleet/bin/python -m edge_peer.operator.certificates --folder $(FLEET)/pki --inventory $(FLEET)/inventory.yml \
 		$(if $(BROKER),--broker $(BROKER)) $(CERTS_WITH) $(NAMES)
 
+.PHONY: sites
+sites: setup-fleet ## write the brokers' configuration of a federation over several sites, from FLEET/sites.toml (docs/several-brokers.md)
+	@.venv-fleet/bin/python -m edge_peer.operator.sites $(FLEET)/sites.toml --out $(FLEET)/sites --pki $(FLEET)/pki
+
 .PHONY: graphs
 graphs: setup ## draw the graphs of a run and its report again (RUN=runs/<run id>)
 	@$(BIN)/python -m edge_peer.operator.graphs $(RUN)

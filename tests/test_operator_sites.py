@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edge_peer.config import load_config
 from edge_peer.errors import ConfigError
 from edge_peer.operator.sites import access, configuration, main
 from edge_peer.operator.sites_file import Site, Sites, read_sites
 
+DOCUMENT = Path(__file__).parent.parent / "docs/several-brokers.md"
 GOOD = """
 hub = "north"
 [sites.north]
@@ -135,3 +137,12 @@ def test_each_site_gets_its_files_and_keys_are_read_by_few(tmp_path: Path, capsy
     (tmp_path / "file").touch()
     assert main([str(tmp_path / "sites.toml"), "--out", str(tmp_path / "file"), *options[2:]]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
+
+
+def test_the_files_in_the_document_are_ones(tmp_path: Path) -> None:
+    sites, board = re.findall(r"^```toml\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    assert [it.peers for it in read(tmp_path, sites)] == [("kitchen", "garage", "roof"), ("barn", "gate")]
+    own = '[peer]\nname = "kitchen"\nstate_dir = "state"\ntrain = false\n[model]\nartifacts = "model"\n'
+    path = tmp_path / "config.toml"
+    path.write_text(own + board)
+    assert load_config(path).broker.addresses() == (("one.lan", 8883), ("two.lan", 8883), ("three.lan", 8884))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from edge_peer.operator.fleet import Tables, merge
 from edge_peer.operator.session import Session
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round, Start, Stop
 from edge_peer.protocol.topics import START, STOP
-from tests.live.harness import FEDERATION
+from edge_peer.shell.mqtt import Accepted, Connection, Message
+from tests.live.harness import FEDERATION, TIMEOUT_S
 from tests.live.sites import OPERATOR, SOON, Sites
 
 pytestmark = pytest.mark.live
@@ -103,6 +105,30 @@ def test_everybody_writes_at_the_own_site_alone_and_a_bridge_for_its_own_site_al
         ("south", "bridge.south", "peer4", False),
     ):
         assert writes(it, site, certificate, name) == may, (site, certificate, name)
+
+
+def test_an_operator_is_told_whether_a_site_has_its_bridge(sites: Make) -> None:
+    it = sites(TWO, {})
+    topic, said = "$SYS/broker/connection/bridge.south/state", []
+    connection = Connection(it.section("south", OPERATOR), "onlooker", None)
+    connection.open()
+    try:
+        for wanted in (b"1", b"0", b"1"):
+            while not said or said[-1] != wanted:
+                assert select.select([connection.socket()], [], [], TIMEOUT_S)[0], f"nothing of {wanted!r}: {said}"
+                connection.read()
+                while connection.happened:
+                    happened = connection.happened.popleft()
+                    if isinstance(happened, Accepted):
+                        connection.subscribe([topic])
+                    elif isinstance(happened, Message):
+                        said.append(happened.payload)
+            if wanted == b"1" and len(said) == 1:
+                it.cables["south"].cut(signal.SIGKILL)
+            elif wanted == b"0":
+                it.cables["south"].plug()
+    finally:
+        connection.close()
 
 
 def test_a_death_at_one_site_is_heard_at_the_other_and_a_stop_too(sites: Make) -> None:
