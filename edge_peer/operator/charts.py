@@ -186,8 +186,12 @@ class _Frame:
         width, height = chart.size
         parts = [tag("title", chart.title), *self._axes()]
         parts += [self._band(it) for it in chart.bands] + [self._bars(it) for it in chart.bars]
-        parts += [part for place, name in chart.upright for part in self._upright(place, name)]
         notes: list[Markup] = []
+        free: list[float] = []
+        for place, name in sorted(chart.upright, key=lambda it: it[0]):
+            line, note = self._upright(place, name, free)
+            parts.append(line)
+            notes.append(note)
         if chart.rule is not None:
             level, name = chart.rule
             parts.append(_path([(self.left, self.y(level)), (self.right, self.y(level))], "line rule"))
@@ -249,14 +253,18 @@ class _Frame:
             )
         return tag("path", tag("title", bars.label), d="".join(drawn), class_=f"bar {bars.colour}")
 
-    def _upright(self, place: float, name: str) -> list[Markup]:
+    def _upright(self, place: float, name: str, free: list[float]) -> tuple[Markup, Markup]:
+        """A line and its name; `free` is where each row of names is free from, and is kept up to date."""
         x = self.x(place)
         # A name at the right edge stands before its line.
         late = x > self.right - 60
-        return [
-            _path([(x, self.top), (x, self.bottom + self.below + (30 if self.below else 0))], "line upright"),
-            tag("text", name, x=x + (-4 if late else 4), y=self.top + 9, class_="note end" if late else "note"),
-        ]
+        width = 6.5 * len(name) + 6
+        left, right = (x - width, x) if late else (x, x + width)
+        row = next((it for it, end in enumerate(free) if end <= left), len(free))
+        free[row : row + 1] = [right]
+        line = _path([(x, self.top), (x, self.bottom + self.below + (30 if self.below else 0))], "line upright")
+        y = self.top + 9 + 13 * row
+        return line, tag("text", name, x=x + (-4 if late else 4), y=y, class_="note end" if late else "note")
 
     def _lane(self, lane: Lane, y: float) -> Markup:
         parts = [tag("text", lane.label, x=4, y=y + 4, class_="label")]

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from edge_peer.errors import ResourceError
-from edge_peer.operator.charts import Chart, Line, Point, swatch
+from edge_peer.operator.charts import Chart, Line, Point, spread, swatch
 from edge_peer.operator.findings import Findings, find
 from edge_peer.operator.markup import Markup, join, table, tag
 from edge_peer.operator.palette import colour_of, marker_of
@@ -24,9 +24,11 @@ from edge_peer.operator.results import Results, by_round, read_results
 from edge_peer.operator.run_config import model_name, read_config
 from edge_peer.operator.run_files import CONFIG, replace_file
 from edge_peer.operator.waiting import mean_of, spent_by_all
-from edge_peer.operator.words import bytes_text, counted
+from edge_peer.operator.words import accuracy_text, bytes_text, counted
 
 COMPARISON = "compare.html"
+#: Rows of the table below the curves.
+ROWS_MAX = 200
 #: More lines than this cannot be told apart.
 RUNS_MAX = 12
 
@@ -207,7 +209,7 @@ def comparison(runs: Sequence[Run]) -> str:
         names,
         _verdict(runs),
         section("Numbers", _numbers(runs)),
-        section("Curves", tag("div", *curves, class_="charts")),
+        section("Curves", tag("div", *curves, class_="charts"), _rounds(runs)),
         section("Settings that differ", _settings(runs)),
     )
 
@@ -266,6 +268,25 @@ def _curve(
         points: list[Point] = [(at[round_], accuracy) for round_, accuracy in run.accuracy.items() if round_ in at]
         lines.append(Line(run.name, points, f"c{colour_of(place)}", marker_of(place)))
     return Chart(title, label, "accuracy", lines, whole=whole, x_from=0.0).draw()
+
+
+def _rounds(runs: Sequence[Run]) -> Markup:
+    """The numbers of the curves, for who cannot see them; evenly thinned out where there are many."""
+    places = [(run.elapsed_s(), run.sent()) for run in runs]
+    known = sorted({round_ for run in runs for round_ in run.accuracy})
+    rows = []
+    for round_ in spread(known, ROWS_MAX):
+        cells = []
+        for run, (elapsed_s, sent) in zip(runs, places, strict=True):
+            cells += [
+                accuracy_text(run.accuracy.get(round_)),
+                seconds(elapsed_s[round_]) if round_ in elapsed_s else "",
+                bytes_text(sent[round_]) if round_ in sent else "",
+            ]
+        rows.append(tag("tr", tag("th", str(round_), scope="row"), *(tag("td", it) for it in cells)))
+    names = [f"{run.name}: {what}" for run in runs for what in ("accuracy", "after", "sent")]
+    summary = f"{'All' if len(known) <= ROWS_MAX else f'{ROWS_MAX} of'} {counted(len(known), 'round')}"
+    return tag("details", tag("summary", summary), table([("round", "left"), *((it, "") for it in names)], rows))
 
 
 def _settings(runs: Sequence[Run]) -> Markup:
