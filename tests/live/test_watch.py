@@ -155,6 +155,8 @@ def test_a_run_is_seen_by_status_and_on_a_terminal(
     document = json.loads(said.stdout)
     assert document["schema"] == 1
     assert document["federation"] == FEDERATION
+    # Nobody has served the test's own connection meanwhile: the broker may have given it up.
+    running.watch()
     seen = running.wait_round(document["run"]["round"])
     assert (document["controller"], document["term"]) == (running.federation.controller, seen.term)
     assert (document["run"]["run_id"], document["run"]["state"]) == (seen.run_id, "training")
