@@ -270,6 +270,10 @@ docs: setup-test ## make the tables in docs/ anew that repeat what the code says
 	@$(BIN)/python -m docs.tables
 	@$(BIN)/python -m tests.test_protocol_document
 
+.PHONY: pictures
+pictures: setup-test mosquitto chromium ## make the pictures in docs/dashboard.md anew, with its tests
+	@DASHBOARD_IMAGES=docs/images $(BIN)/python -m pytest tests/live/test_dashboard.py
+
 .PHONY: lock
 lock: ## lock the newest fitting versions of all dependencies
 	@requirements/lock.sh

@@ -8,15 +8,21 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
+from edge_peer.operator.dashboard.site import VIEWER
 from edge_peer.operator.federation import Federation
 from edge_peer.protocol.messages import FINISHED, TRAINING
 from tests.boards.board import Board
 from tests.boards.boards import Boards
-from tests.boards.workstation import CONFIG, FEDERATION, Onlooker, Workstation
+from tests.boards.workstation import CONFIG, FEDERATION, Onlooker, Workstation, network_of
+from tests.live.reader import Reader
 
 ROUNDS = 3
 #: A run that is on for as long as it takes.
@@ -151,6 +157,33 @@ def test_blank_boards_become_a_federation_with_a_run(station: Workstation, board
     assert seen.online == [board.name for board in boards]
     assert seen.round is not None
     assert seen.round.reason == f"reached {ROUNDS} rounds"
+
+
+def test_the_live_page_comes_by_ssh_and_reads_only(station: Workstation, boards: Boards) -> None:
+    password = (station.fleet / "dashboard/password").read_text()
+    words = ["make", "--assume-old=setup-fleet", "--assume-old=setup", "dashboard", "PAGE=9123"]
+    with network_of(boards), subprocess.Popen(words, cwd=station.root, stdout=subprocess.PIPE, text=True) as tunnel:
+        try:
+            assert tunnel.stdout is not None
+            assert "http://127.0.0.1:9123/" in tunnel.stdout.readline()
+            while True:
+                try:
+                    page = urlopen("http://127.0.0.1:9123/").read().decode()
+                    break
+                except URLError:
+                    assert tunnel.poll() is None, "it has ended"
+            assert password in page
+            viewer = Reader(9123, VIEWER, password)
+            viewer.until(lambda: viewer.accepted is True)
+            viewer.publish(f"fl/v1/{FEDERATION}/board1/presence")
+            viewer.until(lambda: viewer.refused == [135])
+            viewer.read()
+            viewer.until(lambda: len([it for it in viewer.topics if it.endswith("/history")]) == len(list(boards)))
+        finally:
+            tunnel.terminate()
+    # Nobody comes there by the network.
+    with network_of(boards), pytest.raises(OSError, match="refused"):
+        socket.create_connection((boards["board1"].address, 9001), timeout=5)
 
 
 def test_systemd_knows_the_bounds_and_says_how_the_peer_is(boards: Boards) -> None:

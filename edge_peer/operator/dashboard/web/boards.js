@@ -41,7 +41,7 @@ class Row {
     this.track = make("div", { className: "track" });
     this.track.setAttribute("aria-hidden", "true");
     this.phase = make("span", { className: "phase" });
-    this.cells[2].append(this.track, this.phase);
+    this.cells[2].append(make("div", { className: "doing" }, this.track, this.phase));
     this.segments = [];
     this.element = make("tr", {}, ...this.cells);
     this.element.setAttribute("role", "row");
@@ -140,7 +140,7 @@ export class Boards {
 function heard(peer, federation, now) {
   const gone = federation.goneMs.get(peer);
   if (gone !== undefined) {
-    return `gone since ${clockText(gone)}`;
+    return `gone ${clockText(gone)}`;
   }
   const ms = federation.heardMs.get(peer);
   if (ms === undefined) {

@@ -118,7 +118,7 @@ class Chart {
       .filter((line) => ["mean", "int8"].includes(line.kind))
       .map((line) => make("span", { className: `key ${line.kind}`, textContent: line.label ?? said[line.kind] }));
     const single = lines.filter((line) => line.kind === "board").length;
-    const words = single > 0 ? ["thin: each board, marked as in the table above"] : [];
+    const words = single > 0 ? ["thin: each board, marked as in the table of boards"] : [];
     const bands = lines.some((line) => line.kind === "upper") ? ["shaded: half and nine tenths of the boards"] : [];
     this.legend.replaceChildren(...items, ...[...words, ...bands].map((text) => make("span", { textContent: text })));
   }
