@@ -199,7 +199,7 @@ class Fixture:
 
     def send(self, peer: str, count: int, now_s: float) -> int:
         message = Message(TOPICS.of(peer, VOTE), PAYLOAD, False)
-        return sum(self.guard.admits(message, now_s) for _ in range(count))
+        return sum(self.guard.admits(message, now_s, now_s) for _ in range(count))
 
 
 def test_who_floods_is_named_once_and_then_now_and_then_with_a_count(caplog: pytest.LogCaptureFixture) -> None:
@@ -217,13 +217,27 @@ def test_who_floods_is_named_once_and_then_now_and_then_with_a_count(caplog: pyt
     assert it.guard.dropped == 5000 + 100 * (int(2 * NAMED_S) - 1)
 
 
+def test_a_flood_is_one_also_for_a_peer_that_is_too_slow_to_take_it_in_fast(caplog: pytest.LogCaptureFixture) -> None:
+    it = Fixture()
+    message = Message(TOPICS.of("mallory", VOTE), PAYLOAD, False)
+    # A message a second is far below the pace, but there is always a next one: the peer is never idle.
+    heard = sum(it.guard.admits(message, float(second), 0.0) for second in range(5 * BURST))
+    assert heard == BURST
+    assert caplog.records[0].getMessage().startswith("mallory floods")
+    # Nothing more came for a long time, but the peer had other things to do; then it has a moment to spare.
+    it.guard.tick(1e6, 0.0)
+    assert it.guard.status != ""
+    it.guard.tick(1e6 + 10, CALM_S + 2)
+    assert it.guard.status == ""
+
+
 def test_who_calms_down_is_named_too(caplog: pytest.LogCaptureFixture) -> None:
     it = Fixture()
     it.send("mallory", BURST + 7, 0.0)
     assert it.guard.status == "cut off because of a flood: mallory"
-    it.guard.tick(CALM_S - 1)
+    it.guard.tick(CALM_S - 1, CALM_S - 1)
     assert it.guard.status != ""
-    it.guard.tick(CALM_S + 2)
+    it.guard.tick(CALM_S + 2, CALM_S + 2)
     assert it.guard.status == ""
     assert (
         caplog.records[-1].getMessage() == "mallory has calmed down and is heard again; 7 of its messages were dropped"
@@ -237,7 +251,7 @@ def test_who_calms_down_is_named_too(caplog: pytest.LogCaptureFixture) -> None:
 def test_topics_that_name_no_peer_count_together(caplog: pytest.LogCaptureFixture) -> None:
     it = Fixture()
     for number in range(BURST + 10):
-        it.guard.admits(Message(f"fl/v1/home/..{number}\n/vote", b"", False), 0.0)
+        it.guard.admits(Message(f"fl/v1/home/..{number}\n/vote", b"", False), 0.0, 0.0)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{NOBODY} floods")
     assert it.send("roof", 1, 0.0) == 1

@@ -292,7 +292,7 @@ class Daemon:
         while connection is not None and connection.happened and self._exit is None:
             happened = connection.happened.popleft()
             if isinstance(happened, Message):
-                if not self._guard.admits(happened, time.monotonic()):
+                if not self._guard.admits(happened, time.monotonic(), self._waiter.idle_s):
                     continue
                 event = self._inbox.read(happened)
                 if self._kept is not None and isinstance(event, ev.UpdateReceived) and not event.problem:
@@ -322,7 +322,7 @@ class Daemon:
             self._sync_at_s = now + SYNC_S
             self._records.sync()
         self._store.settle(wait=False)
-        self._guard.tick(now)
+        self._guard.tick(now, self._waiter.idle_s)
         if self._guard.status != self._cut_off:
             self._cut_off = self._guard.status
             self._tell_status()

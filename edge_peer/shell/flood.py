@@ -38,13 +38,20 @@ class FloodGuard:
         #: Messages dropped so far.
         self.dropped = 0
 
-    def admits(self, message: Message, now_s: float) -> bool:
-        """Whether to read a message; its sender is named when it is cut off."""
+    def admits(self, message: Message, now_s: float, idle_s: float) -> bool:
+        """Whether to read a message; its sender is named when it is cut off.
+
+        Args:
+            message: It.
+            now_s: Monotonic time, for the log.
+            idle_s: How much of it this peer has had nothing to do: that is what it has to give. So a flood is one also
+                where the peer is too slow, or too busy, to take it in fast.
+        """
         try:
             sender, _ = self._topics.parse(message.topic)
         except RemoteProtocolError:
             sender = NOBODY
-        if self._quotas.admit(sender, len(message.topic) + len(message.payload), now_s):
+        if self._quotas.admit(sender, len(message.topic) + len(message.payload), idle_s):
             if self._cut:
                 self._heard_again(self._quotas.account(sender), now_s)
             return True
@@ -66,9 +73,9 @@ class FloodGuard:
             )
         return False
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, now_s: float, idle_s: float) -> None:
         """Let those be heard again that have calmed down; call it now and then."""
-        for sender in [it for it in self._cut if self._quotas.is_calm(it, now_s)]:
+        for sender in [it for it in self._cut if self._quotas.is_calm(it, idle_s)]:
             self._heard_again(sender, now_s)
 
     @property

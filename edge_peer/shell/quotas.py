@@ -1,9 +1,9 @@
 """How much each sender may say, so that one that floods costs the others neither this peer's time nor its memory.
 
-A sender has two stores, of messages and of bytes. They fill with time, and with every round that this peer takes part
-in; each message takes its share. Who has emptied one is cut off: nothing of what it sends is looked at. Its messages
-go on to count, down to what `CALM_S` seconds fill up again: so it is heard again that long after it has calmed down,
-and not before.
+A sender has two stores, of messages and of bytes. They fill with the time that this peer has to spare, and with every
+round that it takes part in; each message takes its share. Who has emptied one is cut off: nothing of what it sends is
+looked at. Its messages go on to count, down to what `CALM_S` seconds fill up again: so it is heard again that long
+after it has calmed down, and not before.
 
 Nothing here reads a clock or writes a log.
 """
@@ -86,7 +86,7 @@ class Quotas:
         Args:
             sender: Whose name is in its topic.
             size: Its bytes.
-            now_s: Monotonic time.
+            now_s: Time that this peer has had to spare so far.
         """
         store = self._store(self.account(sender), now_s)
         self._pass(store, now_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import time
 from typing import Any
 
 from edge_peer.shell.link import Link
@@ -12,7 +13,11 @@ from edge_peer.shell.mqtt import Connection
 
 
 class Waiter:
-    """Watches the socket of a link's present connection, and a pipe to wake the loop by."""
+    """Watches the socket of a link's present connection, and a pipe to wake the loop by.
+
+    Attributes:
+        idle_s: For how long there has been nothing to do so far.
+    """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -21,6 +26,7 @@ class Waiter:
         self._send.setblocking(False)
         self._selector.register(self._receive, selectors.EVENT_READ)
         self._watched: Any = None
+        self.idle_s = 0.0
 
     def wake(self) -> None:
         """End the present wait, or the next one at once; from any thread or signal handler."""
@@ -32,7 +38,9 @@ class Waiter:
         """Wait until something is to be read or written, and do so, or until the time is over."""
         connection = link.connection
         self._watch(connection)
+        before_s = time.monotonic()
         ready = self._selector.select(timeout_s)
+        self.idle_s += time.monotonic() - before_s
         link.hold(True)
         for key, mask in ready:
             if key.fileobj is self._receive:

@@ -253,11 +253,13 @@ def test_a_peer_that_floods_is_cut_off_and_named_and_changes_no_byte_of_a_run(
     flood(it.broker.port, running, FLOOD)
     it.watch()
     named = "mallory floods and is cut off"
-    it.wait(lambda _: all(named in it.fleet.log(peer).read_text() for peer in it.peers), "names")
+    it.wait(lambda _: all(named in it.fleet.log(peer).read_text() for peer in it.peers), "names", 150)
     after = it.wait_round(running.round)
     it.wait_round(max(after.round + 2, 8))
     # Others are not named, and mallory is heard again.
-    it.wait(lambda _: all("mallory has calmed down" in it.fleet.log(peer).read_text() for peer in it.peers), "calm")
+    it.wait(
+        lambda _: all("mallory has calmed down" in it.fleet.log(peer).read_text() for peer in it.peers), "calm", 150
+    )
     growth = {peer: rss_peak(it.fleet.processes[peer].pid) - memory[peer] for peer in it.peers}
     assert main(["stop", "--config", config, "--as", "operator"]) == 0
     second = it.wait_finished(str(running.run_id))
