@@ -158,7 +158,9 @@ class _Frame:
             ys.append(0.0)
         if chart.x_from is not None:
             xs.append(chart.x_from)
-        self._x = _range(xs)
+        # Marks without a line stand apart from the edges.
+        low, high = _range(xs, 0.0 if all(_joined(it.kind) or "all" not in it.kind for it in chart.lines) else 0.04)
+        self._x = (max(low, chart.x_from) if chart.x_from is not None else low, high)
         self._y = _range(ys, 0.06)
         if chart.zero:
             self._y = (0.0, self._y[1])
@@ -197,7 +199,7 @@ class _Frame:
             parts.append(_path([(self.left, self.y(level)), (self.right, self.y(level))], "line rule"))
             # On the left: a curve that comes close to its target does so on the right.
             notes.append(tag("text", name, x=self.left + 5, y=self.y(level) - 5, class_="note"))
-        parts += [self._line(it) for it in chart.lines] + notes
+        parts += [self._line(it) for it in chart.lines] + notes + self._names()
         for number, lane in enumerate(chart.lanes):
             parts.append(self._lane(lane, self.bottom + 30 + LANE * (number + 0.5)))
         return tag("svg", *parts, viewBox=f"0 0 {width:g} {height:g}", role="img")
@@ -213,14 +215,18 @@ class _Frame:
             drawn.append(_path([(place, self.bottom), (place, self.bottom + 4)], "axis"))
             drawn.append(tag("text", chart.x_text(value), x=place, y=self.bottom + 17, class_="middle tick"))
         drawn.append(_path([(self.left, self.bottom), (self.right, self.bottom)], "axis"))
+        return drawn
+
+    def _names(self) -> list[Markup]:
+        """Of the axes; above the lines that cross them."""
+        chart = self._chart
         height = chart.size[1]
         middle = (self.top + self.bottom) / 2
         # Behind the last tick's line when lanes follow, so that it names the axis and not the last lane.
-        drawn.append(tag("text", chart.x_label, x=(self.left + self.right) / 2,
-                         y=height - 6 if not chart.lanes else self.bottom + 31, class_="middle label"))  # fmt: skip
+        x_name = tag("text", chart.x_label, x=(self.left + self.right) / 2,
+                         y=height - 6 if not chart.lanes else self.bottom + 31, class_="middle label")  # fmt: skip
         turned = f"translate(12 {middle:g}) rotate(-90)"
-        drawn.append(tag("text", chart.y_label, transform=turned, class_="middle label"))
-        return drawn
+        return [x_name, tag("text", chart.y_label, transform=turned, class_="middle label")]
 
     def _line(self, line: Line) -> Markup:
         known = finite(line.points)

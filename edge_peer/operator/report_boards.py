@@ -90,8 +90,8 @@ def board_table(picture: Picture) -> Markup:
     results, findings = picture.results, picture.findings
     hot = any("temperature_c" in row.health for rows in results.peers.values() for row in rows)
     throttled = any(row.health.get("throttled") for rows in results.peers.values() for row in rows)
-    head = [("board", "left"), ("controller of", "left"), ("rounds trained", ""), ("own", ""), ("global", ""),
-            ("int8", ""), ("training", ""), ("waits", ""), ("sent", ""), ("received", ""), ("RAM, peak", ""),
+    head = [("board", "left"), ("controller of", "left"), ("trained", ""), ("own", ""), ("global", ""),
+            ("int8", ""), ("training", ""), ("waits", ""), ("sent", ""), ("received", ""), ("RAM", ""),
             *([("hottest", "")] if hot else []), *([("throttled", "")] if throttled else []),
             ("refused", ""), ("missing", "")]  # fmt: skip
     took_s = results.round_seconds()
@@ -114,8 +114,8 @@ def board_table(picture: Picture) -> Markup:
         rows.append(tag("tr", name, *(tag("td", it, class_=kind) for it, kind in zip(cells, kinds, strict=True))))
     said = (
         "Accuracies are the last ones: of the board's own model after training, of the global model and of its int8 "
-        "form, on the board's test split. A board waits while it neither trains nor "
-        "evaluates, as a share of the rounds that it trained in. Refused and missing count its updates."
+        "form, on the board's test split. A board waits while it neither trains nor evaluates, as a share of the "
+        "rounds that it trained in; RAM is its peak. Refused and missing count its updates."
     )
     return join(tag("p", said, class_="soft"), table(head, rows))
 

@@ -100,7 +100,7 @@ def _skew(picture: Picture, counts: dict[str, ClassCounts], trained: Counter[int
         if rows and it.trained:
             points[peer] = [(skew_of(it.trained, trained), rows[-1].global_accuracy)]
     if len(points) <= LINES_MAX:
-        lines = [Line(peer, it, picture.colour(peer), picture.marker(peer), "lone") for peer, it in points.items()]
+        lines = [Line(peer, it, picture.colour(peer), picture.marker(peer), "lone all") for peer, it in points.items()]
     else:
         lines = [Line("a board", [it for each in points.values() for it in each], "c0", "o", "dots all")]
     return Chart(

@@ -62,7 +62,7 @@ tr.changed td, tr.changed th { font-weight: 700 }
 details { margin: 10px 0 } summary { cursor: pointer; color: var(--soft) } details[open] summary { margin-bottom: 8px }
 svg text { fill: var(--soft); font: 12px system-ui, sans-serif } svg .label { fill: var(--ink) }
 svg .end { text-anchor: end } svg .middle { text-anchor: middle } svg .note { fill: var(--ink); font-size: 11px }
-svg .note { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round }
+svg .note, svg .label { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round }
 .grid { stroke: var(--line); stroke-width: 1; opacity: .6 } .axis { stroke: var(--soft); stroke-width: 1 }
 .line { fill: none; stroke-width: 1.6; stroke-linejoin: round } .thick { stroke-width: 2.6 } .faint { opacity: .45 }
 .dashed { stroke-dasharray: 6 4 } .dotted { stroke-dasharray: 1.5 3 }
