@@ -62,6 +62,19 @@ def test_a_straight_line_has_no_error() -> None:
     assert found.error_kib < 0.01
 
 
+def test_the_second_half_is_judged_alone() -> None:
+    it = series(noise_kib=0)
+    it.figures = [
+        Figures(0.0, figures.rss_bytes + min(at, 1000) * 1024, figures.threads, figures.descriptors)
+        for at, figures in zip(it.at, it.figures, strict=True)
+    ]
+    whole, later = slope(it), slope(it, later=True)
+    assert whole is not None
+    assert later is not None
+    assert whole.kib > 40
+    assert later.kib == pytest.approx(0, abs=0.1)
+
+
 def test_nothing_is_said_of_a_process_that_was_there_for_a_few_rounds() -> None:
     assert slope(series(rounds=400)) is None
     assert slope(Series("p1", 7)) is None
@@ -69,7 +82,7 @@ def test_nothing_is_said_of_a_process_that_was_there_for_a_few_rounds() -> None:
 
 def test_memory_that_grows_is_found_and_flat_memory_is_not() -> None:
     assert findings(samples(series(), series("p2", kib=-50)), PEERS) == []
-    (found,) = findings(samples(series(), series("p2", kib=40)), PEERS)
+    (found,) = findings(samples(series(), series("p2", kib=80)), PEERS)
     assert found.startswith("p2 (process 7): memory grows by ")
 
 

@@ -46,6 +46,7 @@ def process_rows(soak: Soak) -> list[dict[str, Any]]:
                 "rounds": series.rounds,
                 "KiB/100 rounds": round(line.kib, 2),
                 "+-": round(line.error_kib, 2),
+                "2nd half": round(later.kib, 2) if (later := slope(series, later=True)) is not None else "-",
                 "first KiB": rss[0],
                 "last KiB": rss[-1],
                 "peak KiB": max(rss),
