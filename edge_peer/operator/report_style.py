@@ -78,6 +78,8 @@ PRINT = """
   body { font-size: 11px } main { max-width: none; padding: 0 } h2 { break-after: avoid }
   figure, .board, .tile, .answer, tr { break-inside: avoid } .table, .wide { overflow: visible }
   .charts { grid-template-columns: 1fr 1fr } .wide svg:not(.swatch) { min-width: 0 } table { font-size: 9px }
+  .charts.matrices { grid-template-columns: 3fr 2fr } .matrix { font-size: 8.5px } .matrix td { min-width: 0 }
+  .matrix th, .matrix td { padding: 2px 4px } .key, .board small { font-size: 9px } h2 { margin-top: 20px }
   tbody th { position: static } th, td { padding: 3px 5px } summary { display: none }
   .answer, .tile, .board, .bar, .area, .mark { print-color-adjust: exact; -webkit-print-color-adjust: exact }
   .matrix td { print-color-adjust: exact; -webkit-print-color-adjust: exact }
