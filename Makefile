@@ -135,6 +135,10 @@ dashboard: inventory ## the live page of the fleet's broker on this machine, ove
 	@.venv-fleet/bin/python -m edge_peer.operator.dashboard.tunnel --inventory $(FLEET)/inventory.yml \
 		--known-hosts $(FLEET)/known_hosts --port $(PAGE)
 
+.PHONY: watch
+watch: inventory ## the fleet's federation as it happens, until Ctrl-C (BROKER=host:port, if not as of the last make status)
+	@.venv-fleet/bin/python -m edge_peer.operator.fleet_watch --status $(FLEET)/status --pki $(FLEET)/pki $(if $(BROKER),--broker $(BROKER))
+
 .PHONY: collect
 collect: inventory ## CSVs, round logs and models of all boards that answer into runs/<run id>/, with graphs and report.html; at any time
 	@$(ASK) $(PLAY) ansible/collect.yml

@@ -189,7 +189,7 @@ def _run(options: argparse.Namespace, config: Config) -> int:
                 raise
             raise ResourceError("watch needs rich, which is not installed: pip install 'edge-peer[operator]'") from None
 
-        return watch(config, options.name)
+        return watch(config.broker, config.federation.name, options.name or config.peer.name)
     from edge_peer.operator.control import start, stop  # noqa: PLC0415
 
     if options.command == "stop":

@@ -34,8 +34,8 @@ DISK_BYTES = 400e6
 STYLES = {"up": "green", "active": "green", "online": "green", "starting": "yellow", "stopped": "yellow"}
 
 
-def look_at(told: Told, pki: Path, address: str | None, name: str | None) -> tuple[Federation | None, str]:
-    """What the broker keeps; without one, None and why."""
+def broker_of(told: Told, pki: Path, address: str | None) -> tuple[BrokerSection | None, str]:
+    """The fleet's broker, by the operator's certificate; None and why where it is not known."""
     where = _address(address) if address else told.broker
     if where is None:
         return None, "not asked: nobody told where it is (--broker HOST:PORT)"
@@ -44,7 +44,14 @@ def look_at(told: Told, pki: Path, address: str | None, name: str | None) -> tup
     missing = [path.name for path in (ca, certificate, key) if not path.is_file()]
     if missing:
         return None, f"not asked: {pki} has no {', '.join(missing)}; make certs"
-    broker = BrokerSection(host=host, port=port, tls_ca=ca, tls_certificate=certificate, tls_key=key)
+    return BrokerSection(host=host, port=port, tls_ca=ca, tls_certificate=certificate, tls_key=key), ""
+
+
+def look_at(told: Told, pki: Path, address: str | None, name: str | None) -> tuple[Federation | None, str]:
+    """What the broker keeps; without one, None and why."""
+    broker, why = broker_of(told, pki, address)
+    if broker is None:
+        return None, why
     try:
         with Session(broker, name or told.federation or "default", OPERATOR) as session:
             return look(session), ""

@@ -12,7 +12,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.live import Live
 
-from edge_peer.config import Config
+from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError
 from edge_peer.operator.federation import LOOK_S, QUIET_S, WATCHED, Federation
 from edge_peer.operator.markup import printable
@@ -125,16 +125,20 @@ class Onlooker:
             self._session = None
 
 
-def watch(config: Config, name: str | None, console: Console | None = None) -> int:
+def watch(broker: BrokerSection, federation: str, name: str, console: Console | None = None) -> int:
     """Show it until Ctrl-C; returns the exit code.
+
+    Args:
+        broker: Where it is.
+        federation: Its name.
+        name: As whom to listen.
+        console: Where to; its kind decides between picture and lines.
 
     Raises:
         BrokerError: There is no broker when it begins.
     """
     console = console or Console(highlight=False)
-    onlooker = Onlooker(
-        lambda: Session(config.broker, config.federation.name, name or config.peer.name), config.federation.name
-    )
+    onlooker = Onlooker(lambda: Session(broker, federation, name), federation)
     try:
         news = onlooker.connect()
         if console.is_terminal:

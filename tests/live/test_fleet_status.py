@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edge_peer.operator.broker import HOST
 from edge_peer.operator.fleet_status import main
+from edge_peer.operator.fleet_watch import main as watch
 from tests.live.harness import FEDERATION, Live
 from tests.live.test_tls import TlsBroker, broker, certificates, fleet  # noqa: F401 - fixtures
 
@@ -50,6 +54,19 @@ def test_boards_and_broker_are_asked(
     said = capsys.readouterr().out
     assert f"controller {document['controller']}, term" in said
     assert "attic: does not answer to SSH" in said
+    # The same as it happens: in a pipe, lines.
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "edge_peer.operator.fleet_watch", *arguments], stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - there are no threads here
+    )  # fmt: skip
+    assert watching.stdout is not None
+    assert f"controller {document['controller']}, term" in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(60) == 0
+    watching.stdout.close()
     broker.stop()
+    assert watch(arguments) == 3
+    assert watch(["--status", str(tmp_path), "--pki", str(certificates)]) == 2
+    assert "nobody told where it is" in capsys.readouterr().err
     assert main(arguments) == 1
     assert f"broker: {HOST}:{broker.port}" in " ".join(capsys.readouterr().out.split())
