@@ -540,8 +540,9 @@ class Daemon:
         self._records.finish(command, self._vectors.model(sha256))
         self._metrics.finished()
         self._curve.say_again()
-        # Exact counts of a board's data would undo what a run with privacy has promised.
-        if self._worker is not None and command.settings.privacy == "none":
+        # Exact counts of a board's data would undo what the run, or this board, has promised.
+        promised = {command.settings.privacy, self._config.run.privacy} != {"none"}
+        if self._worker is not None and not promised:
             self._records.count_classes(command.ref, *self._worker.labels, self._worker.predicted(sha256))
 
     def _do_set_status(self, command: do.SetStatus) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from aggregator_core.privacy_accountant import epsilon
 from aggregator_core.rules import RULES
 from edge_peer.protocol.messages import TRAINING, Presence, Round
+from edge_peer.shell.class_counts import CLASSES
 from tests.live.harness import ARTIFACTS, Live
 
 pytestmark = pytest.mark.live
@@ -190,6 +191,7 @@ def test_privacy_tells_what_it_has_cost(live: Make, small: Path, mode: str) -> N
     it.stop()
     assert end.epsilon == pytest.approx(epsilon(2.0, 3, 1e-4))
     assert [line["epsilon"] for line in it.committed(str(end.run_id))] == [epsilon(2.0, n, 1e-4) for n in (1, 2, 3)]
+    assert not any((it.run_folder(peer, str(end.run_id)) / CLASSES).exists() for peer in it.peers), "no exact counts"
     keys = [it.fleet.state_dir(peer) / "noise.key" for peer in it.peers]
     there = [key for key in keys if key.exists()]
     assert len(there) == (3 if mode == "local" else 1)
@@ -207,6 +209,9 @@ def test_a_peer_that_promises_privacy_takes_no_part_in_a_run_without(live: Make,
     assert not any(presence.train or presence.control for presence in said)
     assert all("give all peers the same [run]" in presence.note for presence in said)
     assert all("peer3" not in line["accepted"] for line in it.committed(str(end.run_id)))
+    counted = [peer for peer in it.peers if (it.run_folder(peer, str(end.run_id)) / CLASSES).exists()]
+    assert "peer3" not in counted
+    assert counted
 
 
 def test_a_rule_that_needs_more_peers_waits_for_them_and_says_so(live: Make, small: Path) -> None:
