@@ -188,7 +188,17 @@ def _tensors(documents: list[tuple[str, bytes]]) -> Iterator[Seed]:
         for kind, payload in rows:
             yield "inbox", bytes([led]) + inbox.joined([(1, order[kind], payload)])
     yield "inbox", b"\0" + inbox.joined([(1, order["vote"], b"")])
-    yield "inbox", b"\1" + inbox.joined([(2, order[UPDATE], it) for it in sent[UPDATE][2:7]])
+    # More than are held of one sender; those without control variates.
+    yield "inbox", b"\0" + inbox.joined([(2, order[UPDATE], it) for it in sent[UPDATE][::2]])
+    for optimizer, size in (("fedadam", 1e-3), ("fedavgm", 1e30), ("adam", 1.0)):
+        step = Change(np.full(LAYOUT.size, size, np.float32))
+        made = encoded("float32", step, LAYOUT, None)
+        parameters = {"learning_rate": 1000.0} if size > 1 else {}
+        delta = Delta(ModelRef("run-1", 1, 1, 2, "b" * 64), inbox.INITIAL.digest, "float32", optimizer, parameters)
+        if optimizer == "fedadam":
+            after = advance(LAYOUT, inbox.INITIAL, step, optimizer, parameters)
+            delta = replace(delta, ref=replace(delta.ref, sha256=after.digest))
+        yield "inbox", b"\0" + inbox.joined([(1, order[DELTA], encode_delta(delta, made))])
 
 
 def _data() -> Iterator[Seed]:
