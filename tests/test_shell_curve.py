@@ -33,7 +33,7 @@ def said(curve: Curve, now_s: float) -> dict[str, Any] | None:
 def test_a_row_is_said_as_it_stands_in_the_csv(tmp_path: Path) -> None:
     curve = Curve("roof", "session", tmp_path)
     assert curve.due(0.0) is None
-    curve.add(replace(ROW, round=3, report=Report(1 / 3, 2 / 3, 100)), 1000, 2000)
+    curve.add(replace(ROW, round=3, report=Report(1 / 3, 2 / 3, 100)), 12_345_678, 2000)
     found = said(curve, 0.0)
     assert found == {
         "session": "session",
@@ -45,7 +45,7 @@ def test_a_row_is_said_as_it_stands_in_the_csv(tmp_path: Path) -> None:
         "int8_accuracy": [None],
         "training_s": [0.5],
         "evaluation_s": [0.125],
-        "bytes_sent": [1000.0],
+        "bytes_sent": [12_345_678],
         "bytes_received": [2000.0],
     }
     read = History.read(parse_object(json.dumps(found).encode()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from edge_peer.protocol.commands import WriteRow
 from edge_peer.protocol.onlookers import COLUMNS, History, encode, thinned
 
-#: What histories may take of the connection, bytes a second: a full one of 3 kB is said every half minute.
+#: What histories may take of the connection, bytes a second: a full one of 4 kB is said every 40 seconds.
 BYTES_PER_S = 100.0
 #: The CSV's columns, in the order of the history's.
 IN_CSV = (
@@ -48,7 +48,8 @@ class Curve:
         report = row.report
         self._append(
             tuple(
-                None if value is None else float(f"{value:.6g}")
+                # As the CSV has them: counts whole, and measurements in six digits.
+                float(f"{value:.6g}") if isinstance(value, float) else value
                 for value in (
                     *(row.round, report.accuracy, report.loss, report.int8_accuracy, row.training_s, row.evaluation_s),
                     *(sent, received),
@@ -88,6 +89,12 @@ def read_rows(path: Path) -> Iterator[Row]:
         return
     for line in csv.DictReader(text.splitlines()):
         try:
-            yield tuple(float(line[name]) if line[name] else None for name in IN_CSV)
-        except (KeyError, TypeError, ValueError):
+            yield tuple(_number(line[name]) for name in IN_CSV)
+        except (AttributeError, KeyError, ValueError):
             continue
+
+
+def _number(text: str) -> float | None:
+    if text.isdecimal():
+        return int(text)
+    return float(text) if text else None

@@ -175,7 +175,7 @@ const CHARTS = {
     ],
     format: bytesText,
     range: (_, _low, high) => [0, high * 1.05 || 1],
-    empty: "Boards tell their bytes with their histories, at most half a minute late.",
+    empty: "Boards tell their bytes with their histories, at most 40 seconds late.",
   },
   seconds: {
     lines: (it, rounds) => [
@@ -184,7 +184,7 @@ const CHARTS = {
     ],
     format: secondsText,
     range: (_, _low, high) => [0, high * 1.05 || 1],
-    empty: "Boards tell their seconds with their histories, at most half a minute late.",
+    empty: "Boards tell their seconds with their histories, at most 40 seconds late.",
   },
 };
 
