@@ -461,6 +461,7 @@ def result(tmp_path: Path) -> dict[str, Any]:
         "peers": 3,
         "minutes": 10.0,
         "run": [],
+        "busy": False,
         "means": {LATENCY: "a slow cable"},
         "left_out": {},
         "findings": [],
@@ -492,7 +493,8 @@ def test_a_result_is_put_between_the_marks(tmp_path: Path) -> None:
         ({"findings": ["one"]}, "the checker found 1, first: one"),
         ({"left_out": {LOSS: "no nft"}}, "this machine does not allow loss"),
         ({"minutes": None}, "no --steps"),
-        ({"run": ["codec=int4"]}, "no --run"),
+        ({"run": ["codec=int4"]}, "no --steps, --run"),
+        ({"busy": True}, "or --busy"),
     ],
 )
 def test_what_is_no_guarantee_is_not_documented(tmp_path: Path, changed: dict[str, Any], why: str) -> None:

@@ -39,8 +39,8 @@ def block(result: Mapping[str, Any]) -> str:
         raise ValueError(f"the checker found {len(result['findings'])}, first: {result['findings'][0]}")
     if result["left_out"]:
         raise ValueError(f"this machine does not allow {', '.join(sorted(result['left_out']))}")
-    if result["minutes"] is None or result["run"]:
-        raise ValueError("`make chaos` does not do that again: it has no --steps and no --run")
+    if result["minutes"] is None or result["run"] or result.get("busy"):
+        raise ValueError("`make chaos` does not do that again: it has no --steps, --run or --busy")
     accuracies = [run["accuracy"] for run in result["runs"]]
     facts = FACTS.format(
         minutes=result["minutes"],

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.live
 
 SEED = 1
 KINDS = (KILL_CONTROLLER, KILL_BROKER, PAUSE_SHORT, CUT_TRAINER)
-#: A short run's accuracy still rises from round to round: what one peer's missing update costs is no matter here.
-SHORT = ("--seed", SEED, "--rounds", 8, "--examples", 1500, "--epochs", 1, "--points", 10)
+#: A short run's accuracy still rises from round to round: what one peer's missing update costs is no matter here. And
+#: other tests run beside this one.
+SHORT = ("--seed", SEED, "--rounds", 8, "--examples", 1500, "--epochs", 1, "--points", 10, "--busy")
 
 
 def command(folder: Path, *more: object) -> list[str]:
