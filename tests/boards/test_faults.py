@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from edge_peer.errors import BrokerError
 from edge_peer.operator.certificates_folder import Folder, Lifetimes
@@ -44,7 +45,9 @@ all:
     edge_peer_federation: {FEDERATION}
     edge_peer_min_peers: 3
     edge_peer_run: {{rounds_max: {ROUNDS}, updates_min: 3, epochs: 30}}
-    edge_peer_settings: {{broker: {{keepalive_s: 4, reconnect_s_max: 1.0}}}}
+    edge_peer_settings:
+      broker: {{keepalive_s: 4, reconnect_s_max: 1.0}}
+      metrics: {{textfile: /run/edge-peer/edge-peer.prom, every_s: 1.0}}
     edge_peer_service: {{WatchdogSec: 10, RestartSec: 1}}
 broker:
   hosts:
@@ -192,6 +195,25 @@ def test_a_run_outlives_a_power_cut_of_its_controller(
     boards[victim].wait_for_ssh()
     assert "collected from 3 of 3 boards" in station.make("collect").stdout
     assert_collected(station, boards, run_id)
+
+
+@pytest.mark.quick
+def test_the_journal_finds_a_run_and_another_user_reads_the_metrics(boards: Boards, onlooker: Onlooker) -> None:
+    run_id = round_of(onlooker.federation).run_id
+    for name in PEERS:
+        board = boards[name]
+        said = board.journal("--output=json", "--unit=edge-peer", f"PEER={name}", f"RUN={run_id}")
+        entries = [json.loads(line) for line in said.splitlines()]
+        assert {(it["FEDERATION"], it["SYSLOG_IDENTIFIER"], it["_TRANSPORT"]) for it in entries} == {
+            (FEDERATION, "edge-peer", "journal")
+        }
+        assert {it["PRIORITY"] for it in entries} <= {"3", "4", "6"}
+        # A user that has nothing to do with the peer, as node_exporter's.
+        read = "runuser -u nobody -- cat /run/edge-peer/edge-peer.prom"
+        board.until(f"{read} | grep --quiet '^edge_peer_connected{{.*}} 1'")
+        families = text_string_to_metric_families(board.execute("sh", "-c", read).stdout)
+        samples = {it.name: it.value for family in families for it in family.samples}
+        assert samples["edge_peer_term"] == round_of(onlooker.federation).term
 
 
 def assert_collected(station: Workstation, boards: Boards, run_id: str) -> None:
