@@ -17,8 +17,8 @@ from tests.fuzz.scratch import scratch, write
 from tests.fuzz.target import Target
 
 FOLDER = scratch()
-# Small enough that the fuzzer comes by a file that is larger.
-idx.BYTES_MAX = 1 << 16
+#: Small enough that the fuzzer comes by a file that is larger.
+BYTES_MAX = 1 << 16
 
 
 def run(data: bytes) -> str:
@@ -27,14 +27,17 @@ def run(data: bytes) -> str:
     if options & 8:
         content, zipped = gzip.compress(content, 1), True
     path = write(FOLDER, "file.gz" if zipped else "file", content)
+    before, idx.BYTES_MAX = idx.BYTES_MAX, BYTES_MAX
     try:
         array = read_idx(path, dimensions)
     except DataError as error:
         assert_clean(str(error))
         return "too large" if "more than" in str(error) else "refused"
+    finally:
+        idx.BYTES_MAX = before
     assert array.dtype == np.uint8
     assert array.ndim == dimensions
-    assert 0 < array.size <= idx.BYTES_MAX
+    assert 0 < array.size <= BYTES_MAX
     return "zipped" if zipped else "plain"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterator
 
@@ -31,9 +30,6 @@ UPDATES_MAX = 6
 LED = (None, RunSettings(update_norm_max=1e30), RunSettings(scaffold=True))
 #: What every peer of the corpus begins with.
 INITIAL = GlobalModel(np.linspace(-1, 1, LAYOUT.size, dtype=np.float32))
-
-# The log is the inbox's output here; what goes into it is tested elsewhere, and writing it would cost half of the time.
-logging.getLogger("edge_peer.shell.inbox").setLevel(logging.CRITICAL)
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -5,7 +5,6 @@ A file that is damaged is set aside or left alone; the peer goes on in any case.
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
 from dataclasses import replace
@@ -27,9 +26,6 @@ from tests.fuzz.targets.payloads import repaired
 
 FOLDER = scratch()
 FILES = {b"state": "state.json", b"checkpoint": "checkpoint.safetensors", b"memory": "memory-0.safetensors"}
-
-for module in ("store", "remembered"):
-    logging.getLogger(f"edge_peer.shell.{module}").setLevel(logging.CRITICAL)
 
 
 def run(data: bytes) -> str:
