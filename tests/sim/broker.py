@@ -4,7 +4,8 @@ What MQTT guarantees, and no more: a client's stream to the broker is ordered an
 the connection breaks; then everything in flight is lost (a client that starts clean has no session to take up). A
 QoS 1 message may come twice. A retained message replaces the one before on its topic and is sent again, marked, to
 every new subscription. In the harsher mode only the messages of one topic stay in order on the way to a client: bridges
-and clustered brokers promise no more.
+and clustered brokers promise no more. And a broker whose queue for a client is full drops what does not fit; some also
+end the connection then.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edge_peer.protocol.topics import TENSORS
+from edge_peer.protocol.topics import TENSORS, Topics
 from tests.sim.clock import Schedule
 
 STORE_EVERY_S = 4.0
@@ -26,7 +28,7 @@ STORE_EVERY_S = 4.0
 class Packet:
     """What a client receives; `payload` None: a retained document was cleared."""
 
-    peer: str
+    topic: str
     kind: str
     payload: Any
     retained: bool
@@ -73,14 +75,18 @@ class Lane:
         self._heap: list[tuple[float, int, Any]] = []
         self._numbers = itertools.count()
         self._last_s: dict[Any, float] = {}
+        self._latest_s = 0.0
         self.stalled = False
 
-    def send(self, item: Any, delay_s: float, order: Any = None) -> None:
-        """Put something in; items of the same `order` keep theirs."""
+    def send(self, item: Any, delay_s: float, order: Any = None) -> bool:
+        """Put something in; items of the same `order` keep theirs. Returns whether it overtakes another."""
         arrives_s = max(self._schedule.now_s + delay_s, self._last_s.get(order, 0.0))
+        overtakes = order is not None and self._latest_s > arrives_s
+        self._latest_s = max(self._latest_s, arrives_s)
         self._last_s[order] = arrives_s
         heapq.heappush(self._heap, (arrives_s, next(self._numbers), item))
         self._schedule.at(arrives_s, self.pump)
+        return overtakes
 
     def send_last(self, item: Any, delay_s: float) -> None:
         """Put in what comes after everything else."""
@@ -104,11 +110,14 @@ class Lane:
 class Connection:
     """One TCP connection; its two ends may learn of its end at different times."""
 
-    def __init__(self, broker: Broker, name: str, client: Client, will: tuple[str, Any]) -> None:
+    def __init__(self, broker: Broker, topics: Topics, name: str, client: Client, will: tuple[str, Any]) -> None:
         self.name = name
+        self.topics = topics
         self.client = client
         self.will = will
-        self.kinds: set[str] = set()
+        self.filters: set[str] = set()
+        #: The broker's queue for this client is full.
+        self.full = False
         self.open_at_broker = True
         self.open_at_client = True
         self.up = Lane(broker.schedule, lambda item: broker.take_in(self, item))
@@ -147,20 +156,23 @@ class Broker:
 
     Attributes:
         on_publish: Called with (peer, kind, payload) for each message that it takes in.
+        retained: By topic: its peer, its kind and the payload.
+        counts: What has happened to messages, how often.
     """
 
     schedule: Schedule
     rng: random.Random
     weather: Weather
     on_publish: Callable[[str, str, Any], None]
-    retained: dict[tuple[str, str], Any] = field(default_factory=dict)
+    retained: dict[str, tuple[str, str, Any]] = field(default_factory=dict)
     up: bool = True
+    counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._connections: dict[str, Connection] = {}
         self._cut: dict[str, Connection | None] = {}
         self._mute: dict[str, object] = {}
-        self._stored: dict[tuple[str, str], Any] = {}
+        self._stored: dict[str, tuple[str, str, Any]] = {}
         #: How often it has restarted from old storage.
         self.went_back = 0
         self.schedule.after(STORE_EVERY_S, self._store)
@@ -168,7 +180,10 @@ class Broker:
     def delay_s(self) -> float:
         """One message's way over a link."""
         delay_s = self.rng.uniform(self.weather.delay_s_min, self.weather.delay_s_max)
-        return 5 * delay_s if self.rng.random() < 0.05 else delay_s
+        if self.rng.random() < 0.05:
+            self.counts["delayed"] += 1
+            return 5 * delay_s
+        return delay_s
 
     # ------------------------------------------------------------------ connections
 
@@ -176,12 +191,12 @@ class Broker:
         """Whether a new connection would come about."""
         return self.up and name not in self._cut
 
-    def connect(self, name: str, client: Client, will: tuple[str, Any]) -> Connection:
+    def connect(self, topics: Topics, name: str, client: Client, will: tuple[str, Any]) -> Connection:
         """A client connects; an older connection of the same name is ended by it, with its will."""
         old = self._connections.get(name)
         if old is not None:
             self._end(old, will=True)
-        connection = self._connections[name] = Connection(self, name, client, will)
+        connection = self._connections[name] = Connection(self, topics, name, client, will)
         self._mute.pop(name, None)
         connection.down.send("accepted", self.delay_s())
         return connection
@@ -193,52 +208,66 @@ class Broker:
         connection.open_at_broker = False
         if self._connections.get(connection.name) is connection:
             del self._connections[connection.name]
+        self.counts["lost in flight"] += len(connection.up)
         connection.up.lose()
         connection.down.send_last("closed", self.delay_s())
         if will:
-            self._publish(connection.name, *connection.will, retain=True)
+            self._publish(connection.topics, connection.name, *connection.will, retain=True)
 
     def take_in(self, connection: Connection, item: tuple[Any, ...]) -> None:
         """A packet from a client."""
         if not connection.open_at_broker:
             return
         if item[0] == "publish":
-            self._publish(connection.name, *item[1:])
+            self._publish(connection.topics, connection.name, *item[1:])
         elif item[0] == "subscribe":
-            connection.kinds.update(item[1])
-            for (peer, kind), payload in sorted(self.retained.items()):
-                if kind in item[1]:
-                    self._send(connection, Packet(peer, kind, payload, True))
+            connection.filters.update(item[1])
+            for topic, (peer, kind, payload) in sorted(self.retained.items()):
+                if self._filter(topic, peer, kind) in item[1]:
+                    self._send(connection, peer, Packet(topic, kind, payload, True))
         elif item[0] == "unsubscribe":
-            connection.kinds.difference_update(item[1])
+            connection.filters.difference_update(item[1])
         elif item[0] == "disconnect":
             self._end(connection, will=False)
         else:
             assert item[0] == "closed"
             self._end(connection, will=True)
 
-    def _publish(self, peer: str, kind: str, payload: Any, retain: bool) -> None:
-        if retain and payload is None:
-            self.retained.pop((peer, kind), None)
-        elif retain:
-            self.retained[peer, kind] = payload
-        self.on_publish(peer, kind, payload)
-        for connection in list(self._connections.values()):
-            if kind in connection.kinds:
-                self._send(connection, Packet(peer, kind, payload, False))
+    @staticmethod
+    def _filter(topic: str, peer: str, kind: str) -> str:
+        """The only filter that anybody subscribes with and that matches this topic."""
+        return f"{topic[: -len(peer) - len(kind) - 1]}+/{kind}"
 
-    def publish_as(self, name: str, kind: str, payload: Any) -> None:
+    def _publish(self, topics: Topics, peer: str, kind: str, payload: Any, retain: bool) -> None:
+        topic = topics.of(peer, kind)
+        if retain and payload is None:
+            self.retained.pop(topic, None)
+        elif retain:
+            self.retained[topic] = (peer, kind, payload)
+        self.counts["published"] += 1
+        self.on_publish(peer, kind, payload)
+        matching, packet = self._filter(topic, peer, kind), Packet(topic, kind, payload, False)
+        for connection in list(self._connections.values()):
+            if matching in connection.filters:
+                self._send(connection, peer, packet)
+
+    def publish_as(self, topics: Topics, name: str, kind: str, payload: Any) -> None:
         """An operator, whose own connection is not simulated, publishes a retained document."""
         if self.up:
-            self._publish(name, kind, payload, retain=True)
+            self._publish(topics, name, kind, payload, retain=True)
 
-    def _send(self, connection: Connection, packet: Packet) -> None:
-        if packet.kind in TENSORS and packet.peer == connection.name:
+    def _send(self, connection: Connection, peer: str, packet: Packet) -> None:
+        if packet.kind in TENSORS and peer == connection.name:
             # The daemon subscribes so that what it sends of tensors, which are large, does not come back.
             return
-        order = (packet.peer, packet.kind) if self.weather.reorder else None
-        connection.down.send(packet, self.delay_s(), order)
+        if connection.full and self.rng.random() < 0.5:
+            self.counts["dropped from a full queue"] += 1
+            return
+        self.counts["delivered"] += 1
+        order = packet.topic if self.weather.reorder else None
+        self.counts["overtaking"] += connection.down.send(packet, self.delay_s(), order)
         if self.rng.random() < self.weather.duplicate:
+            self.counts["duplicated"] += 1
             connection.down.send(packet, self.delay_s(), order)
 
     # ------------------------------------------------------------------ faults
@@ -252,8 +281,24 @@ class Broker:
         """A connection breaks and both ends see it; everything in flight is lost."""
         connection = self._connections.get(name)
         if connection is not None:
+            self.counts["lost in flight"] += len(connection.down)
             connection.down.lose()
             self._end(connection, will=True)
+
+    def overflow(self, name: str) -> None:
+        """A client reads too slowly: the broker drops what does not fit its queue, or also the connection."""
+        connection = self._connections.get(name)
+        if connection is None:
+            return
+        connection.full = True
+        ends = self.rng.random() < 0.5
+
+        def over() -> None:
+            connection.full = False
+            if ends:
+                self._end(connection, will=True)
+
+        self.schedule.after(self.rng.uniform(0.1, 1.0), over)
 
     def silence(self, name: str) -> None:
         """Nothing comes from this client any more: its board is without power, or hangs."""
@@ -272,16 +317,22 @@ class Broker:
         if name not in self._cut:
             self._mute.pop(name, None)
 
-    def cut(self, name: str) -> None:
-        """The link carries nothing; what is in flight waits until it is mended or given up."""
+    def cut(self, name: str, ways: str = "both") -> None:
+        """The link carries nothing `up` to the broker, nothing `down`, or `both`: it waits until that is mended.
+
+        Whichever way, the client's pings or the answers to them do not come, so that it gives the connection up. The
+        broker does so when it hears nothing.
+        """
         connection = self._cut[name] = self._connections.get(name)
-        self.silence(name)
+        if ways != "down":
+            self.silence(name)
         if connection is None:
             return
-        connection.up.stalled = connection.down.stalled = True
+        connection.up.stalled = ways != "down"
+        connection.down.stalled = ways != "up"
 
         def notices() -> None:
-            if name in self._cut and connection.open_at_client and connection.down.stalled:
+            if name in self._cut and connection.open_at_client and (connection.up.stalled or connection.down.stalled):
                 connection.close_at_client()
                 connection.client.on_closed(connection)
 

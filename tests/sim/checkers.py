@@ -14,6 +14,7 @@ from aggregator_core.reference import weighted_mean as reference_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol.events import TrainingKey
 from edge_peer.protocol.messages import FINISHED, TRAINING, Presence, Round, Vote
+from edge_peer.protocol.peer import MODELS_MAX
 from edge_peer.protocol.run_settings import WHOLE
 from edge_peer.protocol.tensors import Delta, ModelRef
 from edge_peer.protocol.topics import PRESENCE, ROUND, VOTE
@@ -71,6 +72,7 @@ class Checkers:
         """After a board has handled an event, before its commands are run."""
         peer, state = process.name, process.peer.state
         self.lineage.hear(process)
+        self._holds_little(process)
         self._rises(self._elected, peer, state.elected_term, "elected term")
         self._rises(self._finished, peer, state.finished, "number of the finished run")
         if state.run is not None:
@@ -79,6 +81,25 @@ class Checkers:
                 raise Violation(f"{peer}: run {state.run.run_id} was finished ({known}) and goes on")
             if state.run.finished is not None:
                 self._reasons[peer, state.run.run_id] = state.run.finished
+
+    @staticmethod
+    def _holds_little(process: Process) -> None:
+        """What a peer holds is bounded by the size of the roster, whatever comes how often."""
+        peers = len(process.world.boards)
+        context = process.peer._context
+        held = {
+            "models": (len(process.models), MODELS_MAX + 4),
+            "digests of models": (len(context.models), MODELS_MAX + 4),
+            # Those that count, and the one that has just come.
+            "updates": (len(process.updates), peers + 1),
+            # The operator, too, says something.
+            "peers": (len(context.roster.online()), peers),
+            "round documents": (len(context.rounds), peers),
+            "requests to stop": (len(context.stops), peers + 1),
+        }
+        for what, (count, bound) in held.items():
+            if count > bound:
+                raise Violation(f"{process.name} holds {count} {what}, more than {bound}")
 
     def restarted(self, peer: str, finished: int, elected: int, held: ModelRef | None) -> None:
         """A board starts from its disk: what was never saved may be forgotten, if nobody could hear of it."""
@@ -258,8 +279,11 @@ class Checkers:
 
     def _is_kept(self, process: Process, last: ModelRef) -> None:
         """Whoever hears that a run is over finds its model at the broker, if who says so has it."""
+        controller = process.peer.controller
+        # Without a lease it only repeats what somebody else has said.
+        decides = controller is not None and controller.has_lease
         has_it = last.round > 0 and last.sha256 in process.models
-        if has_it and last.sha256 not in self._kept[process.name, process.session]:
+        if decides and has_it and last.sha256 not in self._kept[process.name, process.session]:
             raise Violation(f"{process.name} ends run {last.run_id}, but the broker does not keep its last model")
 
     def _memory(self, process: Process, command: do.StartTraining) -> None:

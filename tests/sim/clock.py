@@ -48,6 +48,10 @@ class BoardClock:
         """What the board reads."""
         return self._offset_s + self._rate * world_s
 
+    def step(self, seconds: float) -> None:
+        """The clock leaps ahead: the board was suspended, or its virtual machine was."""
+        self._offset_s += seconds
+
     def world_s(self, board_s: float) -> float:
         """When the board reads `board_s`."""
         return (board_s - self._offset_s) / self._rate

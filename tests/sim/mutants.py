@@ -23,6 +23,7 @@ from edge_peer.protocol.lease import Lease
 from edge_peer.protocol.memories import Memories
 from edge_peer.protocol.messages import Round, Vote
 from edge_peer.protocol.peer import Peer
+from edge_peer.protocol.roster import Roster
 from edge_peer.protocol.rounds import Rounds
 from edge_peer.protocol.run_settings import WHOLE, RunSettings
 from edge_peer.protocol.runs import Runs
@@ -30,16 +31,17 @@ from edge_peer.protocol.settings import PeerSettings
 from edge_peer.protocol.state import SavedState
 from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer
 from edge_peer.protocol.tenure import OPEN
-from edge_peer.protocol.topics import VOTE
+from edge_peer.protocol.topics import ROOT, VOTE, Topics
 from edge_peer.protocol.training import Trainer
 from tests.sim import process as process_module
 from tests.sim.__main__ import failure
 from tests.sim.checkers import Violation
 from tests.sim.process import Process
 from tests.sim.scenario import PROFILES
-from tests.sim.story import lost_branch
+from tests.sim.story import long_run, lost_branch
 
 STORY = "story"
+LONG_RUN = "long run"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,15 @@ def _takes_any_round(self: Rounds, peer: str, offer: UpdateOffer) -> str:
 
 def _saves_last(self: Peer, event: ev.Event, now_s: float) -> tuple[do.Command, ...]:
     return tuple(sorted(_handle(self, event, now_s), key=lambda it: isinstance(it, do.SaveModel)))
+
+
+def _saves_its_state_last(self: Peer, event: ev.Event, now_s: float) -> tuple[do.Command, ...]:
+    return tuple(sorted(_handle(self, event, now_s), key=lambda it: isinstance(it, do.SaveState)))
+
+
+def _keeps_every_update(self: Context, command: do.Command) -> None:
+    if not isinstance(command, do.KeepUpdates):
+        _emit(self, command)
 
 
 def _saves_no_state(self: Context, **changes: object) -> None:
@@ -230,9 +241,12 @@ def complaint(mutant: Mutant) -> str:
 
 
 def _complaints(mutant: Mutant) -> Iterator[str]:
-    if mutant.profile == STORY:
+    if mutant.profile in (STORY, LONG_RUN):
         try:
-            lost_branch()
+            if mutant.profile == STORY:
+                lost_branch()
+            else:
+                long_run()
         except Violation as violation:
             yield str(violation)
         return
@@ -244,7 +258,14 @@ def _complaints(mutant: Mutant) -> Iterator[str]:
 MUTANTS = (
     Mutant("votes twice in a term", "votes in term", Election, "step", _votes_twice),
     Mutant("forgets its vote over a restart", "votes in term", Peer, "__init__", _forgets_its_vote),
-    Mutant("elects with one vote", "two controllers", election_module, "quorum", lambda roster, seen: 1),
+    Mutant(
+        "elects with one vote",
+        "two controllers",
+        election_module,
+        "quorum",
+        lambda roster, seen: 1,
+        also=((Roster, "voted", lambda self, term, candidate: 10**6),),
+    ),
     Mutant("follows controllers of old terms", "which is over", Leaders, "best", _best_of_any_term, "hangs"),
     Mutant("does not step down", "controllers: [", Leaders, "best", _does_not_step_down, "network"),
     Mutant("counts an update twice", "not each once", Context, "emit", _counts_twice),
@@ -261,6 +282,21 @@ MUTANTS = (
     Mutant("weighs all updates alike", "is not the mean", process_module, "weighted_mean", _plain_mean, "calm"),
     Mutant("forgets that a run is over", "and goes on", Context, "save", _forgets_the_end, "network"),
     Mutant("publishes before it saves", "its disk holds", Peer, "handle", _saves_last),
+    Mutant("publishes before its state is saved", "its disk does not hold", Peer, "handle", _saves_its_state_last),
+    Mutant("lets go of no update", "updates, more than", Context, "emit", _keeps_every_update, "calm"),
+    Mutant("lets go of no model", "models, more than", Trainer, "forget_models", lambda self, *but: None, LONG_RUN),
+    Mutant(
+        "listens to all federations",
+        "peers, more than",
+        Topics,
+        "of",
+        lambda self, peer, kind: f"{ROOT}/one/{peer}/{kind}",
+        "neighbours",
+        (
+            (Topics, "filter", lambda self, kind: f"{ROOT}/one/+/{kind}"),
+            (Topics, "parse", lambda self, topic: tuple(topic.split("/")[-2:])),
+        ),
+    ),
     Mutant("does not save its state", "its disk does not hold", Context, "save", _saves_no_state),
     Mutant("commits without a lease", "has not answered", Lease, "holds", property(lambda self: True), "hangs"),
     Mutant("goes back a round", "after round", Trainer, "_is_ahead", _goes_back, STORY, _NOT_SUPERSEDED),
@@ -283,7 +319,7 @@ MUTANTS = (
         Memories,
         "before",
         _remembers_what_it_never_sent,
-        "hangs",
+        "network",
     ),
     Mutant("trains for a run that it cannot do", "it has not", Trainer, "_lacking", lambda self, document: False),
     Mutant("adds a delta to another model", "nobody has committed", Process, "_base_of", _adds_to_what_it_holds),

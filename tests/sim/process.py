@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections import deque
@@ -13,7 +14,7 @@ import numpy as np
 from aggregator_core import RefusedUpdateError, weighted_mean
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import Report, Round, decode, encode
+from edge_peer.protocol.messages import Document, Report, Round, decode, encode
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.run_settings import WHOLE
 from edge_peer.protocol.state import Memory, SavedState
@@ -26,11 +27,17 @@ from tests.sim.checkers import Made, Violation
 from tests.sim.clock import BoardClock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.sim.world import World
 
 RECONNECT_S = (0.05, 0.5)
 #: A timer that is due again at once without anything having changed is a busy loop.
 SPINS_MAX = 3
+
+
+#: A message is read by everybody alike, and what is read is never changed.
+read = functools.lru_cache(maxsize=4096)(decode)
 
 
 class Crash(Exception):  # noqa: N818 - it is no error of the product
@@ -73,7 +80,10 @@ class Worker:
             if isinstance(job, do.StartEvaluation):
                 self._process.post(ev.ModelEvaluated(job.ref, self._report(job.ref.sha256, job.ref.round), 0.01))
             elif job.key not in self._cancelled:
-                self._train(job)
+                try:
+                    self._train(job)
+                except Crash:
+                    self._process.die()
             self._next()
 
     def _train(self, job: do.StartTraining) -> None:
@@ -89,9 +99,10 @@ class Worker:
         whole = trained + self._residual(job.after) if remembers else trained
         change = seen(job.settings.codec, whole)
         digest, examples = digest_of(change), 10 + 7 * int(process.name[1:])
-        if remembers:
-            process.board.disk.put(Memory(key.run_id, key.round, digest), whole - change, job.after)
         process.world.checkers.made[digest] = Made(process.name, process.session, key, examples, change, trained)
+        if remembers:
+            memory, residual = Memory(key.run_id, key.round, digest), whole - change
+            process.board.write(process.world, lambda: process.board.disk.put(memory, residual, job.after))
         process.own = (digest, change)
         process.post(ev.TrainingDone(key, digest, examples, 1.0 / key.round, 0.1, remembers=remembers))
         process.post(ev.LocalEvaluated(key, self._report(digest, key.round)))
@@ -118,6 +129,23 @@ class Board:
         self.starts = 0
         #: The final model that was last handed in to whoever reads the run's folder.
         self.final: ModelRef | None = None
+        #: The disk is full: whatever is written ends the process.
+        self.full = False
+        #: What is written next ends it: `before` the file is renamed, when all or half of it may be in a temporary one;
+        #: or `after`, though the process never learns that it is on the disk.
+        self.dies_at_write: str | None = None
+
+    def write(self, world: World, write: Callable[[], None]) -> None:
+        """Write a file: a temporary one, fsync, rename. So it is the old or the new one, wherever the process dies."""
+        when, self.dies_at_write = self.dies_at_write, None
+        if self.full:
+            world.count("a write that finds the disk full")
+            raise Crash
+        if when != "before":
+            write()
+        if when is not None:
+            world.count(f"a crash at a write, {when} the rename")
+            raise Crash
 
 
 class Process:
@@ -167,7 +195,8 @@ class Process:
         if self.hung or not world.broker.reachable(self.name):
             world.schedule.after(world.rng.uniform(*RECONNECT_S), self._connect)
             return
-        self.connection = world.broker.connect(self.name, self, (PRESENCE, encode(self.peer.will())))
+        will = (PRESENCE, encode(self.peer.will()))
+        self.connection = world.broker.connect(world.topics, self.name, self, will)
 
     def on_accepted(self, connection: Connection) -> None:
         """CONNACK."""
@@ -189,17 +218,18 @@ class Process:
         """A message: what the daemon's inbox makes of it."""
         if connection is not self.connection or not self.alive:
             return
-        if packet.kind == MODEL:
+        peer, kind = self.world.topics.parse(packet.topic)
+        if kind == MODEL:
             if packet.payload is not None:
-                self.post_with(ev.ModelReceived(packet.peer, packet.payload[0]), packet.payload[1])
-        elif packet.kind == DELTA:
-            self.post_with((packet.peer, packet.payload[0]), packet.payload[1])
-        elif packet.kind == UPDATE:
+                self.post_with(ev.ModelReceived(peer, packet.payload[0]), packet.payload[1])
+        elif kind == DELTA:
+            self.post_with((peer, packet.payload[0]), packet.payload[1])
+        elif kind == UPDATE:
             offer, change, problem = packet.payload
-            self.post_with(ev.UpdateReceived(packet.peer, offer, problem), change)
+            self.post_with(ev.UpdateReceived(peer, offer, problem), change)
         else:
-            document = decode(packet.kind, packet.payload) if packet.payload is not None else None
-            self.post(ev.DocumentReceived(packet.peer, packet.kind, document, packet.retained))
+            document: Document | None = read(kind, packet.payload) if packet.payload is not None else None
+            self.post(ev.DocumentReceived(peer, kind, document, packet.retained))
 
     def send(self, *item: Any) -> None:
         """To the broker, if there is a connection; what is lost is said again by the protocol."""
@@ -231,10 +261,15 @@ class Process:
                 if event is not None:
                     self._handle(event)
         except Crash:
-            self.world.kill(self, power=False)
+            self.die()
         finally:
             self._running = False
         self._arm()
+
+    def die(self) -> None:
+        """The process ends of itself; systemd starts it again."""
+        self.world.kill(self, power=False)
+        self.world.revive(self.board)
 
     def _keep_vector(self, event: ev.Event | tuple[str, Delta], vector: np.ndarray) -> ev.Event | None:
         """What the daemon's inbox does when it decodes a message; None: it is of no use here."""
@@ -325,6 +360,12 @@ class Process:
         if self._spins > SPINS_MAX:
             raise Violation(f"{self.name} ({self.peer.role}) asks for a timer that is due for ever: a busy loop")
 
+    def leap(self, seconds: float) -> None:
+        """The board's clock leaps ahead, and every timer with it."""
+        self.board.clock.step(seconds)
+        self._armed_s = None
+        self._arm()
+
     def resume(self) -> None:
         """SIGCONT: goes on where it was, with either the timer or the messages first."""
         self.hung = False
@@ -344,16 +385,20 @@ class Process:
         )
         due = retained or isinstance(command, do.SaveModel | do.Exit)
         if self._saving is not None and (due or self.world.rng.random() < 0.3):
-            self.board.held, self.board.vector = self._saving
-            self._saving = None
-            self.world.checkers.saved(self)
+            (ref, vector), self._saving = self._saving, None
+
+            def write() -> None:
+                self.board.held, self.board.vector = ref, vector
+                self.world.checkers.saved(self)
+
+            self.board.write(self.world, write)
 
     def _do(self, command: do.Command) -> None:
         board = self.board
         if isinstance(command, do.Subscribe):
-            self.send("subscribe", command.kinds)
+            self.send("subscribe", [self.world.topics.filter(kind) for kind in command.kinds])
         elif isinstance(command, do.Unsubscribe):
-            self.send("unsubscribe", command.kinds)
+            self.send("unsubscribe", [self.world.topics.filter(kind) for kind in command.kinds])
         elif isinstance(command, do.Publish):
             payload = encode(command.document) if command.document is not None else None
             self.send("publish", command.kind, payload, command.kind in RETAINED)
@@ -369,7 +414,7 @@ class Process:
         elif isinstance(command, do.PublishUpdate):
             self._publish_update(command)
         elif isinstance(command, do.SaveState):
-            board.saved = replace(command.state, held=None)
+            board.write(self.world, functools.partial(setattr, board, "saved", replace(command.state, held=None)))
         elif isinstance(command, do.SaveModel):
             vector = self.models.get(command.ref.sha256)
             if vector is None:

@@ -26,8 +26,15 @@ FAULTS = {
     "power cut": 2.0,
     "hang": 2.0,
     "hang between commands": 2.0,
+    "crash at a write": 2.0,
+    "full disk": 1.0,
+    "clock step": 1.0,
     "reset": 2.0,
+    "flap": 0.5,
+    "overflow": 1.0,
     "cut": 2.0,
+    "cut up": 1.0,
+    "cut down": 1.0,
     "broker restart, all kept": 0.4,
     "broker restart, old storage": 0.4,
     "broker restart, no storage": 0.4,
@@ -44,6 +51,9 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "broker": ("broker restart, all kept", "broker restart, old storage", "broker restart, no storage", "crash"),
     "operator": ("stop", "start", "shut down", "health"),
     "everything": tuple(FAULTS),
+    "disks": ("crash at a write", "full disk", "power cut", "broker restart, no storage"),
+    "links": ("cut up", "cut down", "flap", "overflow", "cut", "clock step"),
+    "neighbours": tuple(FAULTS),
 }
 
 
@@ -80,6 +90,7 @@ class Scenario:
         fault_every_s: Mean time between two faults.
         faults: Which faults, with their weights.
         dead: Boards that stay without power for ever.
+        neighbour: Another federation with the same broker; None: there is none.
     """
 
     seed: int
@@ -94,12 +105,23 @@ class Scenario:
     faults: dict[str, float] = field(default_factory=dict)
     dead: frozenset[str] = frozenset()
     timing: Timing = TIMING
+    neighbour: Scenario | None = None
 
     @classmethod
     def draw(cls, seed: int) -> Scenario:
         """The scenario of a seed."""
+        scenario = cls._one(seed, list(PROFILES)[seed % len(PROFILES)])
+        if scenario.profile != "neighbours":
+            return scenario
+        # Their boards have other names: a broker knows a client by its name, whichever federation it is of.
+        other = cls._one(seed + 10**9, "everything")
+        boards = tuple(replace(it, name=f"q{it.name[1:]}") for it in other.boards)
+        dead = frozenset(f"q{name[1:]}" for name in other.dead)
+        return replace(scenario, neighbour=replace(other, boards=boards, dead=dead, weather=scenario.weather))
+
+    @classmethod
+    def _one(cls, seed: int, profile: str) -> Scenario:
         rng = random.Random(f"scenario {seed}")
-        profile = list(PROFILES)[seed % len(PROFILES)]
         count = rng.choice((2, 3, 3, 4, 4, 5, 5, 6, 7))
         boards = tuple(_board(rng, index, profile) for index in range(count))
         names = [board.name for board in boards]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edge_peer.protocol.peer import MODELS_MAX
 from edge_peer.protocol.run_settings import RunSettings
 from tests.sim.broker import Weather
 from tests.sim.scenario import Board, Scenario
@@ -87,4 +88,13 @@ def last_one_out(vectors: Mapping[str, Any]) -> World:
     until(world, lambda: not world.processes["p2"].accepted)
     world.broker.mend("p2")
     until(world, lambda: world.processes["p2"].peer.state.finished > 0 and not world.unfinished())
+    return world
+
+
+def long_run() -> World:
+    """More rounds than anybody may hold models of."""
+    run = RunSettings(rounds_max=3 * MODELS_MAX, round_deadline_s=20.0, updates_min=2)
+    boards = tuple(Board(f"p{index + 1}", training_s=(0.0, 0.0)) for index in range(3))
+    world = World(Scenario(0, "story", boards, roster=True, min_peers=3, run=run, weather=Weather()))
+    world.run()
     return world

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from edge_peer.protocol import events as ev
@@ -16,7 +17,7 @@ from edge_peer.protocol.messages import FINISHED, Start, Stop, encode
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.roles import FOLLOWING, LEADING
 from edge_peer.protocol.settings import PeerSettings
-from edge_peer.protocol.topics import MODEL, START, STOP
+from edge_peer.protocol.topics import MODEL, START, STOP, Topics
 from tests.sim import scenario as sc
 from tests.sim.arithmetic import INITIAL, Release, digest_of
 from tests.sim.broker import Broker
@@ -26,15 +27,18 @@ from tests.sim.process import Board, Process
 from tests.sim.progress import Progress
 
 ACTIONS_MAX = 400_000
+#: So often a world is asked whether it is at rest.
+LOOK_EVERY_S = 0.05
 
 
 class World:
-    """A whole federation made from one seed.
+    """A whole federation made from one seed; or two, with one broker.
 
     Args:
         scenario: What it is like.
         peer_type: The core that the boards run.
         transcript: Takes each line of what happens; None: nothing is written.
+        beside: The other federation, whose broker and time this one shares.
     """
 
     def __init__(
@@ -42,22 +46,33 @@ class World:
         scenario: sc.Scenario,
         peer_type: type[Peer] = Peer,
         transcript: Callable[[str], None] | None = None,
+        beside: World | None = None,
     ) -> None:
         self.scenario = scenario
+        self.topics = Topics("one" if beside is None else "two")
         self.rng = random.Random(f"world {scenario.seed}")
-        self.schedule = Schedule()
+        self.schedule = Schedule() if beside is None else beside.schedule
         self.checkers = Checkers(scenario.roster)
         self.checkers.vectors[digest_of(INITIAL)] = INITIAL
-        self.broker = Broker(self.schedule, self.rng, scenario.weather, lambda *_: None)
+        if beside is None:
+            self.broker = Broker(self.schedule, self.rng, scenario.weather, lambda *_: None)
+        else:
+            self.broker = beside.broker
         self.boards = {facts.name: Board(facts) for facts in scenario.boards}
         self.processes: dict[str, Process] = {}
         self._peer_type = peer_type
         self._transcript = transcript
         self._stamps = 0
         self._healed = False
+        self._start_s = 0.0
         #: When something last happened to anybody.
         self.disturbed_s = 0.0
+        #: Which faults have really occurred, how often.
+        self.counts: Counter[str] = Counter()
         Progress(self)
+        self._neighbour = None
+        if scenario.neighbour is not None:
+            self._neighbour = World(scenario.neighbour, peer_type, transcript, beside=self)
 
     # ------------------------------------------------------------------ what boards need
 
@@ -96,7 +111,18 @@ class World:
         """A line for the transcript."""
         if self._transcript is not None:
             who = f"{process.session:6} {process.peer.role:10}" if process is not None else f"{'world':17}"
+            if self.topics.federation != "one":
+                who = f"{self.topics.federation}: {who}"
             self._transcript(f"{self.schedule.now_s:9.4f} {who} {text}")
+
+    def count(self, what: str) -> None:
+        """A fault has occurred."""
+        self.counts[what] += 1
+
+    def occurred(self) -> Counter[str]:
+        """All faults that have occurred in this world, and what has happened to messages."""
+        both = self.counts + self.broker.counts
+        return both + self._neighbour.counts if self._neighbour is not None else both
 
     # ------------------------------------------------------------------ a whole life
 
@@ -106,6 +132,23 @@ class World:
         Raises:
             Violation: An invariant does not hold, or the run does not end in time.
         """
+        worlds = [self] if self._neighbour is None else [self, self._neighbour]
+        end_s = max(world._begin() for world in worlds)
+        looks_s = 0.0
+        for _ in range(ACTIONS_MAX):
+            if self.schedule.now_s >= looks_s:
+                looks_s = self.schedule.now_s + LOOK_EVERY_S
+                why = next((why for world in worlds if (why := world._restless())), "")
+                if not why:
+                    return self.schedule.now_s
+                if self.schedule.now_s > end_s:
+                    raise Violation(f"after {self.patience_s():.0f} s without faults: {why}")
+            if not self.schedule.step():
+                raise Violation("nothing is left to happen")
+        raise Violation(f"{ACTIONS_MAX} actions in {self.schedule.now_s:.1f} s: something goes round in circles")
+
+    def _begin(self) -> float:
+        """Everything that is known before is in the schedule; returns when all must be at rest."""
         for board in self.boards.values():
             self.schedule.at(board.facts.starts_s, lambda board=board: self.power_on(board))
         if self.scenario.faulty_s:
@@ -113,14 +156,12 @@ class World:
             self.schedule.at(self.scenario.faulty_s, self._heal)
         else:
             self._healed = True
-        start_s = max([self.scenario.faulty_s, *(board.facts.starts_s for board in self.boards.values())])
-        end_s = start_s + self.patience_s()
-        for _ in range(ACTIONS_MAX):
-            if self._healed and self.schedule.now_s >= start_s and not self.unfinished():
-                return self.schedule.now_s
-            if self.schedule.now_s > end_s or not self.schedule.step():
-                raise Violation(f"after {self.patience_s():.0f} s without faults: {self.unfinished()}")
-        raise Violation(f"{ACTIONS_MAX} actions in {self.schedule.now_s:.1f} s: something goes round in circles")
+        self._start_s = max([self.scenario.faulty_s, *(board.facts.starts_s for board in self.boards.values())])
+        return self._start_s + self.patience_s()
+
+    def _restless(self) -> str:
+        """Why this federation is not at rest; empty: it is."""
+        return self.unfinished() if self._healed and self.schedule.now_s >= self._start_s else "faults last"
 
     def patience_s(self) -> float:
         """The bound: elections, then each round with its deadline and one extension, then the final reports; twice,
@@ -156,7 +197,7 @@ class World:
             took_part = same and run is not None and run.run_id == document.run_id
             ended = document.state == FINISHED and document.complete and document.base is not None
             # Who alone had it may be dead for ever, and the broker may have lost what it kept.
-            kept = (it[0].sha256 for (_, kind), it in self.broker.retained.items() if kind == MODEL)
+            kept = (it[0].sha256 for _, kind, it in self.broker.retained.values() if kind == MODEL)
             holders = (digest for other in alive for digest in other.models)
             there = ended and document.base.sha256 in {*kept, *holders}
             if took_part and there and final != document.base:
@@ -184,6 +225,11 @@ class World:
             return
         if self._healed and board.facts.name in self.scenario.dead:
             return
+        if board.full:
+            # The shell tries the disk before anything else.
+            self.count("a start that finds the disk full")
+            self.revive(board)
+            return
         self.processes[board.facts.name] = process = Process(self, board, self._peer_type)
         self.trace(process, "!! starts")
         process.drain()
@@ -191,6 +237,7 @@ class World:
     def kill(self, process: Process, power: bool) -> None:
         """SIGKILL, whose socket the kernel closes; or a power cut, which nobody sees."""
         process.alive = False
+        self.count("a power cut" if power else "a process that dies")
         connection = process.connection
         if connection is None:
             return
@@ -207,6 +254,7 @@ class World:
         if process.hung or not process.alive:
             return
         process.hung = True
+        self.count("a process that hangs")
         self.trace(process, "!! hangs")
         self.broker.silence(process.name)
         seconds = self.rng.choice((0.2, 1.0, 4.0, 9.0))
@@ -243,7 +291,7 @@ class World:
             self._ask_to_stop()
         elif kind == "start":
             number = max((board.saved.finished for board in self.boards.values()), default=0)
-            self.broker.publish_as("operator", START, encode(Start(number)))
+            self.broker.publish_as(self.topics, "operator", START, encode(Start(number)))
         elif process is None or not process.alive:
             return
         elif kind in ("crash", "power cut", "shut down"):
@@ -255,10 +303,23 @@ class World:
             self.hang(process)
         elif kind == "hang between commands":
             process.trap = (self.rng.randrange(12), "hang")
+        elif kind == "crash at a write":
+            process.board.dies_at_write = self.rng.choice(("before", "after"))
+        elif kind == "full disk":
+            self._fill(process.board)
+        elif kind == "clock step":
+            self.count("a clock that leaps ahead")
+            process.leap(self.rng.choice((0.3, 1.0, 4.0, 30.0)))
         elif kind == "reset":
+            self.count("a connection that is reset")
             self.broker.reset(name)
-        elif kind == "cut":
-            self._cut(name)
+        elif kind == "flap":
+            self._flap(name, self.rng.randint(3, 8))
+        elif kind == "overflow":
+            self.count("a queue that overflows")
+            self.broker.overflow(name)
+        elif kind in ("cut", "cut up", "cut down"):
+            self._cut(name, {"cut": "both", "cut up": "up", "cut down": "down"}[kind])
         elif kind == "health":
             process.post(ev.HealthChanged(False, "disk low", strained=True))
             self.schedule.after(self.rng.uniform(0.5, 5), lambda: process.post(ev.HealthChanged(True, "")))
@@ -289,10 +350,26 @@ class World:
 
         self.schedule.after(self.rng.choice((0.1, 1.0, 3.0, 8.0)), check)
 
-    def _cut(self, name: str) -> None:
+    def _fill(self, board: Board) -> None:
+        board.full = True
+
+        def free() -> None:
+            board.full = False
+
+        self.schedule.after(self.rng.choice((1.0, 4.0, 10.0)), free)
+
+    def _flap(self, name: str, times: int) -> None:
+        """A link that comes and goes: before anything has settled on the new connection it is gone again."""
+        self.count("a link that flaps")
+        self.broker.reset(name)
+        if times > 1 and not self._healed:
+            self.schedule.after(self.rng.uniform(0.05, 0.9), lambda: self._flap(name, times - 1))
+
+    def _cut(self, name: str, ways: str) -> None:
         if name in self.broker.cut_off:
             return
-        self.broker.cut(name)
+        self.count(f"a link that is cut, {ways}")
+        self.broker.cut(name, ways)
 
         def mend() -> None:
             if name in self.broker.cut_off:
@@ -306,6 +383,7 @@ class World:
     def _restart_broker(self, kind: str) -> None:
         if not self.broker.up:
             return
+        self.count(kind.replace("broker restart", "a broker that restarts"))
         storage = {"all": "all", "old": "stored", "no": "none"}[kind.split(", ")[1].split(maxsplit=1)[0]]
         self.broker.stop(storage)
         self.schedule.after(self.rng.choice((0.0, 0.5, 3.0)), self.broker.start)
@@ -313,16 +391,18 @@ class World:
     def _ask_to_stop(self) -> None:
         runs = sorted({board.saved.run.run_id for board in self.boards.values() if board.saved.run is not None})
         if runs:
-            self.broker.publish_as("operator", STOP, encode(Stop(self.rng.choice(runs), "enough")))
+            self.broker.publish_as(self.topics, "operator", STOP, encode(Stop(self.rng.choice(runs), "enough")))
 
     def _heal(self) -> None:
         """No fault any more; some boards stay dead."""
         self._healed = True
         self.trace(None, f"!! healed; dead for ever: {sorted(self.scenario.dead)}")
-        self.broker.start()
+        if not self.broker.up:
+            self.broker.start()
         self.scenario.weather.duplicate = 0.0
         for name in sorted(self.boards):
             process = self.processes.get(name)
+            self.boards[name].full, self.boards[name].dies_at_write = False, None
             if process is not None and process.alive:
                 process.trap = None
                 if name in self.scenario.dead:
