@@ -131,7 +131,7 @@ export class Federation {
     for (const [peer, vote] of valid.filter(([, it]) => it.term === term)) {
       votes.set(vote.candidate, [...(votes.get(vote.candidate) ?? []), peer].sort());
     }
-    return { term, votes, running: this.controller === null };
+    return { term, votes };
   }
 
   /** Hold a document; null: it was cleared. `retained`: it was said before this page looked. */

@@ -62,8 +62,10 @@ export class Election {
       this.candidates.show([], () => {});
       return;
     }
-    const state = election.running ? "is being elected" : `was won by ${federation.controller}`;
-    setText(this.title, `Term ${election.term} ${state}.`);
+    const { controller, round } = federation;
+    const leads = controller === null ? "" : ` ${controller} leads in term ${round.term}.`;
+    const won = round !== null && round.term === election.term;
+    setText(this.title, won ? `Term ${election.term} was won by ${controller}.` : `Votes are for term ${election.term}.${leads}`);
     const candidates = [...election.votes.keys()].sort(
       (one, other) => election.votes.get(other).length - election.votes.get(one).length || (one < other ? -1 : 1),
     );
