@@ -82,7 +82,9 @@ def led_by(it: Sites, peer: str) -> Round:
     """Start all, until this peer leads: another one has won only if it was there long before, and is started again."""
     it.live.start()
     while True:
-        there = it.wait("north", lambda _, doc: doc.round >= 3, "somebody leads")
+        there = it.wait(
+            "north", lambda _, doc: doc.round >= 3 and set(doc.participants) == set(it.live.peers), "all train"
+        )
         leader = it.views["north"].federation.controller
         if leader == peer:
             return there
