@@ -244,7 +244,7 @@ VERDICTS = {
 
 
 def _numbers(runs: Sequence[Run]) -> Markup:
-    head = [("", "left"), *((it.name, "") for it in runs)]
+    head = [("figure", "left"), *((it.name, "") for it in runs)]
     rows = []
     for figure in figures(runs):
         won = figure.winners()

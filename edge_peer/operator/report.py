@@ -186,7 +186,7 @@ def _first(items: list[Any]) -> Markup:
 def _course(picture: Picture, findings: Findings) -> Markup:
     happenings = findings.happenings
     said = tag("p", "Seconds since the start, by the clocks of the boards that were controller then.", class_="soft")
-    chart = tag("div", picture.course(), class_="wide")
+    chart = tag("div", picture.course(), class_="wide", tabindex="0")
     if not happenings:
         return join(said, chart)
     head = [("after", ""), ("round", ""), ("what", "left"), ("board", "left"), ("why", "text")]
@@ -222,5 +222,7 @@ def _configuration(findings: Findings, config: dict[str, Any], folder: Path) -> 
     if config:
         text = (folder / CONFIG).read_text(encoding="utf-8")
         lines = [piece for line in text.splitlines() for piece in (line, Markup("\n"))]
-        parts.append(tag("details", tag("summary", "Configuration of the last controller"), tag("pre", *lines)))
+        parts.append(
+            tag("details", tag("summary", "Configuration of the last controller"), tag("pre", *lines, tabindex="0"))
+        )
     return parts or [tag("p", "Neither the start of the round log nor a configuration was collected.", class_="soft")]
