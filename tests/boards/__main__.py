@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from tests.boards.boards import Boards, sweep
+from tests.boards.boards import Boards, fleets, sweep
 from tests.boards.host import BoardsError, native, require
 from tests.boards.image import USER, image
 
@@ -93,8 +93,10 @@ def _able(arch: str) -> int:
     try:
         require(arch, print)
         sweep()
-        with Boards(["board1"], image(arch, print), f"able{os.getpid()}"[:12], arch):
+        with Boards(["board1"], image(arch, print), f"able{os.getpid()}"[:12], arch) as boards:
             pass
+        # The name is nobody's again.
+        (fleets() / f"{boards.fleet}.lock").unlink(missing_ok=True)
     except (BoardsError, OSError, subprocess.SubprocessError) as error:
         print(f"this machine cannot carry boards: {error}", file=sys.stderr)
         return UNABLE
