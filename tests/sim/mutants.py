@@ -17,7 +17,6 @@ from edge_peer.protocol import rounds as rounds_module
 from edge_peer.protocol.context import Context
 from edge_peer.protocol.downlink import Downlink
 from edge_peer.protocol.election import Election, choose
-from edge_peer.protocol.ending import Ending
 from edge_peer.protocol.leaders import Leaders
 from edge_peer.protocol.lease import Lease
 from edge_peer.protocol.memories import Memories
@@ -340,14 +339,6 @@ MUTANTS = (
         "_send_whole",
         _takes_over_without_the_model,
         "crashes",
-    ),
-    Mutant(
-        "does not seek the final model",
-        "has not its final model",
-        Ending,
-        "_seek_model",
-        lambda self, base: None,
-        "network",
     ),
     Mutant(
         "leaves the last model to those who hear its delta",
