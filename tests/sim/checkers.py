@@ -88,18 +88,18 @@ class Checkers:
         peers = len(process.world.boards)
         context = process.peer._context
         held = {
-            "models": (len(process.models), MODELS_MAX + 4),
-            "digests of models": (len(context.models), MODELS_MAX + 4),
+            "holds too many models": (len(process.models), MODELS_MAX + 4),
+            "holds too many digests of models": (len(context.models), MODELS_MAX + 4),
             # Those that count, and the one that has just come.
-            "updates": (len(process.updates), peers + 1),
+            "holds too many updates": (len(process.updates), peers + 1),
             # The operator, too, says something.
-            "peers": (len(context.roster.online()), peers),
-            "round documents": (len(context.rounds), peers),
-            "requests to stop": (len(context.stops), peers + 1),
+            "holds too many peers": (len(context.roster.online()), peers),
+            "holds too many round documents": (len(context.rounds), peers),
+            "holds too many requests to stop": (len(context.stops), peers + 1),
         }
         for what, (count, bound) in held.items():
             if count > bound:
-                raise Violation(f"{process.name} holds {count} {what}, more than {bound}")
+                raise Violation(f"{process.name} {what}: {count}, more than {bound}")
 
     def restarted(self, peer: str, finished: int, elected: int, held: ModelRef | None) -> None:
         """A board starts from its disk: what was never saved may be forgotten, if nobody could hear of it."""
