@@ -82,8 +82,8 @@ def play(seeds: Sequence[int], processes: int) -> Iterator[Played]:
         yield from pool.imap_unordered(_play, seeds, CHUNK)
 
 
-def report(results: Iterable[Played], total: int) -> int:
-    """Print failures as they come, progress, and what has occurred; returns how many have failed."""
+def report(results: Iterable[Played], total: int) -> bool:
+    """Print failures as they come, progress, and what has occurred; returns whether all were played and none failed."""
     occurred: Counter[str] = Counter()
     start_s = told_s = time.perf_counter()
     done = failed = 0
@@ -101,11 +101,10 @@ def report(results: Iterable[Played], total: int) -> int:
                 print(f"{done} of {total}, {failed} failed, {done / (now_s - start_s):.0f} a second", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        failed = failed or 1
     for what, count in sorted(occurred.items()):
         print(f"{count:>12,} {what}")
     print(f"{done} seeds, {failed} failed, {done / (time.perf_counter() - start_s):.1f} seeds per second")
-    return failed
+    return done == total and not failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"seed {seed}: {why}")
         return 1 if failures else 0
     seeds = [*options.seed, *range(options.start, options.start + options.seeds)]
-    return 1 if report(play(seeds, options.processes), len(seeds)) else 0
+    return 0 if report(play(seeds, options.processes), len(seeds)) else 1
 
 
 if __name__ == "__main__":
