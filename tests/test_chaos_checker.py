@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import document as document_
-from tests.chaos.checker import CHECKS, accuracy_findings, findings
+from tests.chaos.checker import CHECKS, RECOVERY_MAX_S, accuracy_findings, findings
 from tests.chaos.delay import carry
 from tests.chaos.losses import LATE, LEFT_OUT, LOST, missed
 from tests.chaos.outcome import BETWEEN, COLUMNS, recovery_s, runs_lost, table, write
@@ -500,6 +501,29 @@ def test_a_result_is_put_between_the_marks(tmp_path: Path) -> None:
 def test_what_is_no_guarantee_is_not_documented(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         document_.block({**result(tmp_path), **changed})
+
+
+def test_the_documented_table_is_one_that_the_checker_could_have_written() -> None:
+    text, rows = document_.read()
+    words = " ".join(text.split())
+    said = re.search(r"MINUTES=([\d.]+) SEED=\d+ PEERS=(\d+)` gave this: (\d+) faults on (\d+) real peers", words)
+    assert said is not None
+    assert float(said[1]) >= 10
+    assert said[2] == said[4]
+    assert [row["fault"] for row in rows] == sorted(KINDS), "every kind, and nothing between them"
+    assert sum(int(row["times"]) for row in rows) == int(said[3])
+    for row in rows:
+        assert tuple(row) == COLUMNS
+        assert int(row["recoveries"]) == int(row["times"]) > 0
+        assert 0 < float(row["median s"]) <= float(row["worst s"]) <= RECOVERY_MAX_S
+        assert (row["updates lost"], row["runs lost"]) == ("0", "0")
+    accuracy = re.search(r"accuracy was ([\d.]+) to ([\d.]+), undisturbed ([\d.]+)\.", words)
+    assert accuracy is not None
+    lowest, highest, undisturbed = map(float, accuracy.groups())
+    assert undisturbed - 0.01 <= lowest <= highest <= undisturbed + 0.01
+    replayed = re.search(r"made (\d+) of (\d+) rounds' models again", words)
+    assert replayed is not None
+    assert 0 < int(replayed[1]) <= int(replayed[2])
 
 
 # ---------------------------------------------------------------------- a cable that delays

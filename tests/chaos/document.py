@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tests.chaos.outcome import COLUMNS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/guarantees.md"
 BLOCK = re.compile(r"(<!-- chaos -->\n).*?(<!-- end of chaos -->)", re.DOTALL)
+WIDTH = 119
 FACTS = """\
 `make chaos MINUTES={minutes:g} SEED={seed} PEERS={peers}` gave this: {faults} faults on {peers} real peers and their
 broker, in {runs} runs of {rounds} rounds. Final accuracy was {lowest:.4f} to {highest:.4f}, undisturbed
@@ -39,7 +41,7 @@ def block(result: Mapping[str, Any]) -> str:
         raise ValueError(f"the checker found {len(result['findings'])}, first: {result['findings'][0]}")
     if result["left_out"]:
         raise ValueError(f"this machine does not allow {', '.join(sorted(result['left_out']))}")
-    if result["minutes"] is None or result["run"] or result.get("busy"):
+    if result["minutes"] is None or result.get("run") or result.get("busy"):
         raise ValueError("`make chaos` does not do that again: it has no --steps, --run or --busy")
     accuracies = [run["accuracy"] for run in result["runs"]]
     facts = FACTS.format(
@@ -58,7 +60,8 @@ def block(result: Mapping[str, Any]) -> str:
     how = " ".join(f"{fault.capitalize()}: {means}." for fault, means in sorted(result["means"].items()))
     lines = [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' for _ in COLUMNS)} |"]
     lines += [f"| {' | '.join(_cell(row[column]) for column in COLUMNS)} |" for row in result["rows"]]
-    return f"{facts} {how}\n\n" + "\n".join(lines) + f"\n\n{COLUMNS_MEAN}"
+    text = textwrap.fill(f"{facts} {how}", WIDTH, break_long_words=False, break_on_hyphens=False)
+    return f"{text}\n\n" + "\n".join(lines) + f"\n\n{COLUMNS_MEAN}"
 
 
 def _cell(value: object) -> str:

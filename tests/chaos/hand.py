@@ -43,6 +43,8 @@ class Hand:
         self._disk_peer = disk_peer
         #: Whom a fault may end: a process of these that has ended is started again when the fault ends.
         self.down: set[str] = set()
+        #: Whose process may still end of what was done to it, though that is over: the player forgets them.
+        self.dying: set[str] = set()
         start, kill = self.start, self._kill
         self._acts: dict[str, tuple[Act, Act]] = {
             kinds.KILL_TRAINER: (kill, start),
@@ -88,6 +90,8 @@ class Hand:
         if code is not None:
             self.start(victim)
         self.down.discard(victim)
+        if fault.kind in (kinds.FULL_DISK, kinds.MEMORY_LIMIT):
+            self.dying.add(victim)
         return "" if code is None else f"exit {code}"
 
     # ------------------------------------------------------------------ processes

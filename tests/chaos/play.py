@@ -169,6 +169,7 @@ class Play:
         now = self._latest() or document
         self._wait_whole(now.round + 1, now.run_id)
         whole_s = time.time()
+        self._hand.dying.clear()
         for fault, victim, begun_s, ended_s, note in ended:
             it = Injection(fault.kind, victim, str(document.run_id), document.round, begun_s, ended_s, whole_s, note)
             self.played.injections.append(it)
@@ -216,7 +217,8 @@ class Play:
         for peer, process in self._live.fleet.processes.items():
             code = process.poll()
             if code is not None and peer not in self._hand.down:
-                self.played.ended.append((peer, code))
+                if peer not in self._hand.dying:
+                    self.played.ended.append((peer, code))
                 self._hand.start(peer)
 
     # ------------------------------------------------------------------ runs
