@@ -55,6 +55,10 @@ th, td { vertical-align: top }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom } thead th { border-bottom: 2px solid var(--line) }
 .left { text-align: left } .text { text-align: left; white-space: normal; min-width: 16em; overflow-wrap: anywhere }
 tbody th { text-align: left; font-weight: 400; color: var(--ink); position: sticky; left: 0; background: var(--paper) }
+@media (max-width: 640px) {
+  tbody th { white-space: normal; max-width: 38vw; overflow-wrap: anywhere } th, td { padding: 5px 6px }
+  thead th { white-space: normal; overflow-wrap: break-word; max-width: 30vw }
+}
 tr.changed td, tr.changed th { font-weight: 700 }
 .matrix { width: auto; min-width: 0; font-size: .82rem } .matrix td { min-width: 2.5em }
 .matrix td, .matrix th { padding: 4px 6px }
