@@ -282,7 +282,7 @@ class Checkers:
         controller = process.peer.controller
         # Without a lease it only repeats what somebody else has said.
         decides = controller is not None and controller.has_lease
-        has_it = last.round > 0 and last.sha256 in process.models
+        has_it = last.round > 0 and last.sha256 in process.peer._context.models
         if decides and has_it and last.sha256 not in self._kept[process.name, process.session]:
             raise Violation(f"{process.name} ends run {last.run_id}, but the broker does not keep its last model")
 
