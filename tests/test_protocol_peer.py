@@ -430,3 +430,15 @@ def test_no_sequence_of_events_of_any_content_stops_a_peer(
             if isinstance(command, do.SaveState):
                 assert SavedState.decode(command.state.encode()) == command.state
     assert Peer(hand.settings, hand.peer.state, random.Random(1), str).role == OFFLINE
+
+
+def test_a_model_counts_once_it_is_known_whose_it_is() -> None:  # seed 836: a peer led the run of another model
+    hand = Hand()
+    hand.tell(ev.Connected())
+    hand.tell(ev.ModelReceived("b", ref(2)))
+    assert hand.peer.state.held is None
+    hand.hear("b", presence("b"), retained=True)
+    assert hand.peer.state.held == ref(2)
+    hand.tell(ev.ModelReceived("c", ref(3)))
+    hand.hear("c", presence("c", model_digest="0" * 64), retained=True)
+    assert hand.peer.state.held == ref(2)

@@ -151,7 +151,7 @@ class Controller:
         if self.document is None or self.document.participants:
             return ""
         best = choose(context.everyone())
-        if best in others and others[best].model_digest != context.settings.model_digest:
+        if best is not None and best in others and others[best].model_digest != context.settings.model_digest:
             return f"more peers have {best}'s model than its own"
         return ""
 
