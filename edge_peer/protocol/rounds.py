@@ -63,7 +63,8 @@ class Rounds:
             if tenure.scores.reports.get(peer) == evaluation.report:
                 return
             tenure.scores.reports[peer] = evaluation.report
-            tenure.changed = tenure.changed or tenure.phase == REPORTING
+            # Until all are in, the beat tells whose report is here: a document for each would be n times n of them.
+            tenure.changed = tenure.changed or (tenure.phase == REPORTING and tenure.complete)
 
     def on_aggregate(self, run_id: str, round_: int, sha256: str) -> None:
         """The mean is there; the next step with a lease commits it."""
