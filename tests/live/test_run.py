@@ -144,5 +144,5 @@ def test_status_tells_who_does_what(live: Make, small: Path, capsys: pytest.Capt
     assert main(["status", "--config", config, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["controller"] == it.federation.controller
-    assert document["round"]["run_id"] == end.run_id
-    assert {peer: entry["online"] for peer, entry in document["peers"].items()} == dict.fromkeys(it.peers, True)
+    assert document["run"]["run_id"] == end.run_id
+    assert {board["name"]: board["online"] for board in document["boards"]} == dict.fromkeys(it.peers, True)
