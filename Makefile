@@ -168,12 +168,15 @@ model: setup-models ## make a model's artifacts anew with TensorFlow (MODEL=mode
 	@.venv-models/bin/python -m models.export $(or $(MODEL),models/image_cnn.py)
 
 .PHONY: test
-test: lint types test-main test-tflite test-models test-boards-quick ## everything that must pass: style, types, all tests in all environments
+test: lint types test-main test-tflite ## everything that must pass: style, types, all tests in all environments
+# Boards boot and wait while the models' tests compute.
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-models test-boards-quick
 
 .PHONY: test-main
 test-main: setup-test mosquitto chromium ## the tests, but for those that need tflite-runtime or TensorFlow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow and not live"
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "live and not tensorflow and not brokers"
+# They wait for processes, timers and each other more than they compute.
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -m "live and not tensorflow and not brokers"
 
 .PHONY: test-tflite
 test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11
@@ -186,8 +189,13 @@ test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10
 .PHONY: test-models
 test-models: setup-models setup mosquitto ## the tests of the models, with TensorFlow, on two cores
 	@requirements/environment.sh .venv-tflite tflite 11 || echo "without tflite-runtime: it has no wheels for this Python"
-	@.venv-models/bin/python -m pytest -m tensorflow -n 2 --dist worksteal $(wildcard tests/test_models*.py)
+	@.venv-models/bin/python -m pytest -m "tensorflow and not again" -n 2 --dist worksteal $(wildcard tests/test_models*.py)
 	@.venv-models/bin/python -m pytest -m tensorflow tests/live/test_backends.py tests/test_docs.py tests/test_predict.py
+
+.PHONY: test-again
+test-again: setup-models ## more random sizes of what test-models tries, which take another two minutes
+	@requirements/environment.sh .venv-tflite tflite 11 || echo "without tflite-runtime: it has no wheels for this Python"
+	@.venv-models/bin/python -m pytest -m again -n 2 --dist worksteal $(wildcard tests/test_models*.py)
 
 .PHONY: test-boards
 test-boards: setup-test setup-fleet ## the tests with a fleet of boards: real systemd, SSH, power cuts (root; ARCH=arm64: emulated)

@@ -232,7 +232,11 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> bool:
     return bool(np.abs(np.asarray(found, np.float64) - expected).max() <= tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Tried by `make test-again` only: the same layers with another random size.
+AGAIN = {f"{name}, 2" for name in SPATIAL}
+
+
+@pytest.mark.parametrize("name", [pytest.param(it, marks=pytest.mark.again) if it in AGAIN else it for it in CASES])
 def test_a_layer_trains_on_a_board_as_in_tensorflow(
     export: Any, other: Other | None, tmp_path: Path, name: str
 ) -> None:

@@ -132,7 +132,11 @@ def write(folder: Path, built: str, seed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Tried by `make test-again` only: more pairs of activations.
+AGAIN = {it for it in CASES if any(it.endswith(f" with {inner} and {gate}") for inner, gate in ACTIVATIONS[4:])}
+
+
+@pytest.mark.parametrize("name", [pytest.param(it, marks=pytest.mark.again) if it in AGAIN else it for it in CASES])
 def test_a_recurrent_layer_trains_on_a_board_as_in_tensorflow(
     export: Any, other: Other | None, tmp_path: Path, name: str
 ) -> None:
