@@ -168,9 +168,7 @@ model: setup-models ## make a model's artifacts anew with TensorFlow (MODEL=mode
 	@.venv-models/bin/python -m models.export $(or $(MODEL),models/image_cnn.py)
 
 .PHONY: test
-test: lint types test-main test-tflite ## everything that must pass: style, types, all tests in all environments
-# Boards boot and wait while the models' tests compute.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-models test-boards-quick
+test: lint types test-main test-tflite test-models ## what must pass: style, types, tests in all environments (boards: make test-boards)
 
 .PHONY: test-main
 test-main: setup-test mosquitto chromium ## the tests, but for those that need tflite-runtime or TensorFlow
@@ -203,7 +201,7 @@ test-boards: setup-test setup-fleet ## the tests with a fleet of boards: real sy
 	@$(AS_ROOT) $(BOARDS) -m pytest -p no:cacheprovider -n 2 --dist loadfile tests/boards
 
 .PHONY: test-boards-quick
-test-boards-quick: setup-test setup-fleet ## the part of it that `make test` runs, where this machine can carry boards; says so if not
+test-boards-quick: setup-test setup-fleet ## the shortest part of it that is worth the most, where this machine can carry boards; says so if not
 	@if ! $(AS_ROOT_UNASKED) true 2>/dev/null; then echo "NO TEST WITH BOARDS: they need root, or sudo without a password"; \
 	else $(AS_ROOT_UNASKED) $(BOARDS) -m tests.boards able; status=$$?; \
 	if [ $$status = 0 ]; then $(AS_ROOT_UNASKED) $(BOARDS) -m pytest -p no:cacheprovider -m quick tests/boards/test_faults.py; \
