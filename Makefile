@@ -174,7 +174,7 @@ test: lint types test-main test-tflite test-models ## what must pass: style, typ
 test-main: setup-test mosquitto chromium ## the tests, but for those that need tflite-runtime or TensorFlow
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tensorflow and not live"
 # They wait for processes, timers and each other more than they compute.
-	@$(BIN)/python -m pytest -n 4 --dist worksteal -m "live and not tensorflow and not brokers"
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -m "live and not tensorflow and not brokers and not again"
 
 .PHONY: test-tflite
 test-tflite: ## the trainer's tests with tflite-runtime, which needs Python 3.10 or 3.11
@@ -191,9 +191,10 @@ test-models: setup-models setup mosquitto ## the tests of the models, with Tenso
 	@.venv-models/bin/python -m pytest -m tensorflow tests/live/test_backends.py tests/test_docs.py tests/test_predict.py
 
 .PHONY: test-again
-test-again: setup-models ## more random sizes of what test-models tries, which take another two minutes
+test-again: setup-test setup-models mosquitto chromium ## more of what make test tries: random sizes, chaos, a soak, many peers; takes five minutes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "again and live" tests/live
 	@requirements/environment.sh .venv-tflite tflite 11 || echo "without tflite-runtime: it has no wheels for this Python"
-	@.venv-models/bin/python -m pytest -m again -n 2 --dist worksteal $(wildcard tests/test_models*.py)
+	@.venv-models/bin/python -m pytest -m "again and tensorflow" -n 2 --dist worksteal $(wildcard tests/test_models*.py)
 
 .PHONY: test-boards
 test-boards: setup-test setup-fleet ## the tests with a fleet of boards: real systemd, SSH, power cuts (root; ARCH=arm64: emulated)

@@ -132,8 +132,8 @@ def write(folder: Path, built: str, seed: int) -> Path:
     return path
 
 
-#: Tried by `make test-again` only: more pairs of activations.
-AGAIN = {it for it in CASES if any(it.endswith(f" with {inner} and {gate}") for inner, gate in ACTIVATIONS[2:])}
+#: Tried by `make test-again` only: pairs of activations.
+AGAIN = {it for it in CASES if any(it.endswith(f" with {inner} and {gate}") for inner, gate in ACTIVATIONS)}
 
 
 @pytest.mark.parametrize("name", [pytest.param(it, marks=pytest.mark.again) if it in AGAIN else it for it in CASES])

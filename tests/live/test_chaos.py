@@ -40,6 +40,7 @@ def left(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.again
 def test_every_invariant_holds_under_chaos(tmp_path: Path) -> None:
     done = subprocess.run(
         command(tmp_path, "--steps", len(KINDS), "--faults", ",".join(KINDS)), cwd=ROOT, capture_output=True, text=True

@@ -403,6 +403,7 @@ def test_two_boards_and_sixty_four_fit(visit: Open, broker: LocalBroker, count: 
             picture(page, f"{size}-{count}")
 
 
+@pytest.mark.again
 def test_everybody_can_use_it_at_every_size(live: Make, small: Path, visit: Open) -> None:
     it = live(small, 6, {"run": {"rounds_max": 9, "updates_min": 2}})
     it.configure()

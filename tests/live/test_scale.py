@@ -18,6 +18,7 @@ DELIVERIES_A_PEER = 4.0
 TOLERANCE = 1.15
 
 
+@pytest.mark.again
 def test_a_round_of_many_peers_costs_each_as_many_messages_as_one_of_few(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, PEERS, processes_max=LEADERS, run={})
     try:

@@ -65,7 +65,7 @@ def finished(it: Sites) -> Round:
     return ends[0]
 
 
-@pytest.mark.parametrize("peers", [TWO, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("peers", [TWO, pytest.param(THREE, marks=pytest.mark.again)], ids=["two", "three"])
 def test_a_federation_over_sites_trains_and_ends_with_one_model(sites: Make, peers: dict[str, list[str]]) -> None:
     it = sites(peers, {"run": {"rounds_max": 5}})
     it.live.start()
@@ -165,7 +165,9 @@ def test_a_death_at_one_site_is_heard_at_the_other_and_a_stop_too(sites: Make) -
     assert not it.findings()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["broken", "silent"])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.again)], ids=["broken", "silent"]
+)
 def test_a_site_that_is_cut_off_waits_and_comes_by_the_others_model(sites: Make, how: signal.Signals) -> None:
     """The controller is at that site: its own broker lives, and sends back what it says."""
     it = sites(TWO, {"run": {"rounds_max": 100_000, "round_deadline_s": 2.0, "updates_min": 1}}, peer4=LEADS)

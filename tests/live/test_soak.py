@@ -22,6 +22,7 @@ def least(series: Series, first: int, last: int) -> int:
     return min(it.descriptors for at, it in zip(series.at, series.figures, strict=True) if first <= at <= last)
 
 
+@pytest.mark.again
 def test_a_short_soak_leaves_nothing_open(tmp_path: Path) -> None:
     soak = Soak(tmp_path, 5, ROUNDS, 1, 16, print, gap=(4, 7), away=(2, 6))
     try:
