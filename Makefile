@@ -100,7 +100,7 @@ graphs: setup ## draw the graphs of a run and its report again (RUN=runs/<run id
 
 .PHONY: compare
 compare: setup ## put runs side by side on one page, runs/compare.html (RUNS="runs/<run id> runs/<run id>")
-	@$(BIN)/python -m edge_peer.operator.compare $(RUNS)
+	@$(BIN)/python -m edge_peer.operator.report.compare $(RUNS)
 
 .PHONY: shards
 shards: setup ## divide the data set: into FLEET/shards for the inventory's peers, or into shards/ (PEERS, SPLIT, DATASET, EXAMPLES, SEED)
@@ -128,7 +128,7 @@ stop: inventory ## stop the peers of the fleet; a run that is on goes on with `m
 .PHONY: status
 status: inventory ## how every board of the fleet is: up, role, round, accuracy, memory, ...; fails unless all are well
 	@$(ASK) $(PLAY) ansible/status.yml >$(FLEET)/status.log 2>&1 || { cat $(FLEET)/status.log >&2; exit 2; }
-	@.venv-fleet/bin/python -m edge_peer.operator.fleet_status --status $(FLEET)/status --pki $(FLEET)/pki
+	@.venv-fleet/bin/python -m edge_peer.operator.fleet.status --status $(FLEET)/status --pki $(FLEET)/pki
 
 .PHONY: dashboard
 dashboard: inventory ## the live page of the fleet's broker on this machine, over SSH, until Ctrl-C (FLEET, PAGE=9001)
@@ -137,12 +137,12 @@ dashboard: inventory ## the live page of the fleet's broker on this machine, ove
 
 .PHONY: watch
 watch: inventory ## the fleet's federation as it happens, until Ctrl-C (BROKER=host:port, if not as of the last make status)
-	@.venv-fleet/bin/python -m edge_peer.operator.fleet_watch --status $(FLEET)/status --pki $(FLEET)/pki $(if $(BROKER),--broker $(BROKER))
+	@.venv-fleet/bin/python -m edge_peer.operator.fleet.watch --status $(FLEET)/status --pki $(FLEET)/pki $(if $(BROKER),--broker $(BROKER))
 
 .PHONY: collect
 collect: inventory ## CSVs, round logs and models of all boards that answer into runs/<run id>/, with graphs and report.html; at any time
 	@$(ASK) $(PLAY) ansible/collect.yml
-	@.venv-fleet/bin/python -m edge_peer.operator.collect --collected $(FLEET)/collected
+	@.venv-fleet/bin/python -m edge_peer.operator.fleet.collect --collected $(FLEET)/collected
 
 .PHONY: upgrade
 upgrade: inventory ## install the software as it is here on the boards, one after another, while the run goes on
@@ -311,7 +311,7 @@ setup-models:
 
 .PHONY: mosquitto
 mosquitto: setup
-	@$(BIN)/python -m edge_peer.operator.broker
+	@$(BIN)/python -m edge_peer.operator.local.broker
 
 .PHONY: chromium
 chromium: setup-test

@@ -12,7 +12,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_peer.errors import RemoteProtocolError
-from edge_peer.operator.broker import HOST
+from edge_peer.operator.local.broker import HOST
 from edge_peer.protocol.messages import Document, Presence, Round, decode, encode
 from edge_peer.protocol.topics import PRESENCE, ROUND, Topics
 

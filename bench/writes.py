@@ -23,9 +23,9 @@ from bench.tables import report
 from data_shards.build import build
 from data_shards.datasets import load_dataset
 from edge_peer.config import BrokerSection
-from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.fleet import Tables
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.broker import HOST, LocalBroker, require_mosquitto
+from edge_peer.operator.local.peers import Tables
 from edge_peer.protocol.messages import TRAINING, Stop
 from edge_peer.protocol.topics import STOP
 from edge_peer.shell.daemon import SYNC_S

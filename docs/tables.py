@@ -16,7 +16,7 @@ from typing import Any
 from aggregator_core.rules import RULES
 from aggregator_core.server_optimizers import OPTIMIZERS
 from edge_peer.config import CHOICES, RANGES, SECTIONS
-from edge_peer.operator.view import DOING, SCHEMA, BoardView, RunView, View
+from edge_peer.operator.live.view import DOING, SCHEMA, BoardView, RunView, View
 from edge_peer.shell.class_counts import COLUMNS as CLASS_COLUMNS
 from edge_peer.shell.history import COLUMNS
 from edge_peer.shell.metrics import METRICS

@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "predict":
             return _predict(options)
         if options.command == "audit":
-            from edge_peer.operator.audit import audit  # noqa: PLC0415
+            from edge_peer.operator.audit.command import audit  # noqa: PLC0415
 
             return audit(options.run, options.artifacts)
         config = load_config(options.config)
@@ -156,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from edge_peer.operator.predict import Request, predict  # noqa: PLC0415
+    from edge_peer.operator.prediction.command import Request, predict  # noqa: PLC0415
 
     given = {name: value for name, value in vars(options).items() if name != "command"}
     return predict(Request(**{**given, "inputs": tuple(options.inputs)}))
@@ -174,23 +174,23 @@ def _run(options: argparse.Namespace, config: Config) -> int:
 
         return Daemon(config, options.config).run()
     if options.command == "check":
-        from edge_peer.operator.check import check  # noqa: PLC0415
+        from edge_peer.operator.live.check import check  # noqa: PLC0415
 
         return check(config, broker=not options.no_broker)
     if options.command == "status":
-        from edge_peer.operator.status import status  # noqa: PLC0415
+        from edge_peer.operator.live.status import status  # noqa: PLC0415
 
         return status(config, options.name, options.json)
     if options.command == "watch":
         try:
-            from edge_peer.operator.watch import watch  # noqa: PLC0415
+            from edge_peer.operator.live.watch import watch  # noqa: PLC0415
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith("rich"):
                 raise
             raise ResourceError("watch needs rich, which is not installed: pip install 'edge-peer[operator]'") from None
 
         return watch(config.broker, config.federation.name, options.name or config.peer.name)
-    from edge_peer.operator.control import start, stop  # noqa: PLC0415
+    from edge_peer.operator.live.control import start, stop  # noqa: PLC0415
 
     if options.command == "stop":
         return stop(config, options.name, options.reason, options.timeout)

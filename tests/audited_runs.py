@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edge_peer.config import Config, ModelSection, PeerSection, to_toml
-from edge_peer.operator.collect import gather
+from edge_peer.operator.fleet.collect import gather
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import Report

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_peer.operator.collect import gather
+from edge_peer.operator.fleet.collect import gather
 from edge_peer.protocol.commands import WriteRow
 from edge_peer.protocol.messages import Report
 from edge_peer.protocol.run_settings import RunSettings

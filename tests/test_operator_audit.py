@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from test_aggregator_determinism import ROOT, dispatched
 
 from edge_peer.__main__ import main
-from edge_peer.operator.audit import examine
-from edge_peer.operator.audit_log import FAULTS_MAX, Verdict
-from edge_peer.operator.collect import gather
+from edge_peer.operator.audit.command import examine
+from edge_peer.operator.audit.log import FAULTS_MAX, Verdict
+from edge_peer.operator.fleet.collect import gather
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.tensors import ModelRef
 from edge_peer.shell.global_model import GlobalModel

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from edge_peer.errors import ConfigError, EdgePeerError, ResourceError
-from edge_peer.operator.certificates import main
-from edge_peer.operator.certificates_folder import Folder, Lifetimes
-from edge_peer.operator.certificates_inventory import read_inventory, wanted
-from edge_peer.operator.certificates_x509 import Wanted
+from edge_peer.operator.certificates.__main__ import main
+from edge_peer.operator.certificates.folder import Folder, Lifetimes
+from edge_peer.operator.certificates.inventory import read_inventory, wanted
+from edge_peer.operator.certificates.x509 import Wanted
 from edge_peer.shell.x509 import Certificate, read_certificates
 
 NOW = datetime.now(timezone.utc).replace(microsecond=0)

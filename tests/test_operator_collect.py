@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_peer.errors import ResourceError
-from edge_peer.operator.collect import gather, main, renewed_runs, runs_of, state_folders
-from edge_peer.operator.collection import Collection
-from edge_peer.operator.results import read_results
-from edge_peer.operator.run_files import read_lines, whole_lines
+from edge_peer.operator.fleet.collect import gather, main, renewed_runs, runs_of, state_folders
+from edge_peer.operator.fleet.collection import Collection
+from edge_peer.operator.runs.files import read_lines, whole_lines
+from edge_peer.operator.runs.results import read_results
 from edge_peer.shell.history import COLUMNS
 from tests.run_folders import RUN_ID, Invented, csv_text, log_text
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_peer.operator.compare import Figure, comparison, differences, figures, level_of, main, read_runs
+from edge_peer.operator.report.compare import Figure, comparison, differences, figures, level_of, main, read_runs
 from edge_peer.protocol.run_settings import RunSettings
 from tests.large_runs import LargeRun
 from tests.test_operator_report import HOSTILE, Page
@@ -119,4 +119,4 @@ def test_make_compares() -> None:
     root = Path(__file__).parent.parent
     plan = ["make", "-n", "--no-print-directory", "compare", "RUNS=runs/a runs/b"]
     said = subprocess.run(plan, cwd=root, capture_output=True, text=True, check=True).stdout
-    assert said.splitlines()[-1] == ".venv/bin/python -m edge_peer.operator.compare runs/a runs/b"
+    assert said.splitlines()[-1] == ".venv/bin/python -m edge_peer.operator.report.compare runs/a runs/b"

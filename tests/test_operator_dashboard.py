@@ -14,12 +14,12 @@ import pytest
 
 from edge_peer.errors import ConfigError
 from edge_peer.operator import palette
-from edge_peer.operator.broker import require_mosquitto
 from edge_peer.operator.dashboard import modules, tunnel, vendored
 from edge_peer.operator.dashboard.__main__ import main
 from edge_peer.operator.dashboard.modules import ModuleError, bundle
 from edge_peer.operator.dashboard.page import FOLDER, Viewer, page, palette_module, palette_style
 from edge_peer.operator.dashboard.site import READ, access_list, entry, fits, write_site
+from edge_peer.operator.local.broker import require_mosquitto
 from edge_peer.protocol.topics import FOR_ONLOOKERS, KINDS, TENSORS
 
 PAGE = page(Viewer("home", "viewer", "secret"))

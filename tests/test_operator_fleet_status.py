@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edge_peer.operator.certificates_folder import Folder, Lifetimes
-from edge_peer.operator.certificates_x509 import Wanted
-from edge_peer.operator.federation import Federation
-from edge_peer.operator.fleet_boards import Told, boards_of
-from edge_peer.operator.fleet_status import main, show
+from edge_peer.operator.certificates.folder import Folder, Lifetimes
+from edge_peer.operator.certificates.x509 import Wanted
+from edge_peer.operator.fleet.boards import Told, boards_of
+from edge_peer.operator.fleet.status import main, show
+from edge_peer.operator.live.federation import Federation
 from edge_peer.protocol.messages import FINISHED, TRAINING, Presence, Report, Round
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.tensors import ModelRef

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_peer.operator.graphs import draw_all
-from edge_peer.operator.results import Results, Row
+from edge_peer.operator.runs.results import Results, Row
 
 ROW = Row(
     round=0,

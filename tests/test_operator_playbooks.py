@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edge_peer.operator.collect import main as collect
-from edge_peer.operator.fleet_boards import Told
-from edge_peer.operator.results import read_results
+from edge_peer.operator.fleet.boards import Told
+from edge_peer.operator.fleet.collect import main as collect
+from edge_peer.operator.runs.results import read_results
 from tests.run_folders import RUN_ID, Invented
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_peer.errors import ResourceError
-from edge_peer.operator.charts import Bars, Chart, Line, bands_of, finite, thinned, ticks
-from edge_peer.operator.class_results import read_class_counts
-from edge_peer.operator.findings import find
 from edge_peer.operator.graphs import main as graphs
 from edge_peer.operator.markup import Markup, escaped, printable, tag
 from edge_peer.operator.palette import COLOURS, COLOURS_DARK, colour_of, marker_of
-from edge_peer.operator.report import write_report
-from edge_peer.operator.report_classes import skew_of
-from edge_peer.operator.results import read_results
-from edge_peer.operator.waiting import mean_of, spent_by, spent_by_all
+from edge_peer.operator.report.charts import Bars, Chart, Line, bands_of, finite, thinned, ticks
+from edge_peer.operator.report.classes import skew_of
+from edge_peer.operator.report.page import write_report
+from edge_peer.operator.runs.classes import read_class_counts
+from edge_peer.operator.runs.findings import find
+from edge_peer.operator.runs.results import read_results
+from edge_peer.operator.runs.waiting import mean_of, spent_by, spent_by_all
 from edge_peer.operator.words import bytes_text, ranges
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.shell.class_counts import CLASSES, class_counts
@@ -274,7 +274,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_text_can_be_read_on_both_grounds() -> None:
-    from edge_peer.operator.report_style import DARK, LIGHT
+    from edge_peer.operator.report.style import DARK, LIGHT
 
     for colours in (LIGHT, DARK):
         for ground in ("paper", "card"):

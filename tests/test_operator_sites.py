@@ -10,8 +10,8 @@ import pytest
 
 from edge_peer.config import load_config
 from edge_peer.errors import ConfigError
-from edge_peer.operator.sites import access, configuration, main
-from edge_peer.operator.sites_file import Site, Sites, read_sites
+from edge_peer.operator.sites.__main__ import access, configuration, main
+from edge_peer.operator.sites.file import Site, Sites, read_sites
 
 DOCUMENT = Path(__file__).parent.parent / "docs/several-brokers.md"
 GOOD = """

@@ -17,10 +17,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from docs.tables import attributes
-from edge_peer.operator.federation import Federation
-from edge_peer.operator.status import to_json
-from edge_peer.operator.view import DOING, BoardView, RunView, View, view
-from edge_peer.operator.watch_screen import Screen, remarks
+from edge_peer.operator.live.federation import Federation
+from edge_peer.operator.live.screen import Screen, remarks
+from edge_peer.operator.live.status import to_json
+from edge_peer.operator.live.view import DOING, BoardView, RunView, View, view
 from edge_peer.protocol.messages import (
     FINISHED,
     TRAINING,

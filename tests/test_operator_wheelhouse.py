@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_peer import __version__
-from edge_peer.operator.wheelhouse import (
+from edge_peer.operator.fleet.wheelhouse import (
     BUNDLE,
     MANIFEST,
     REQUIREMENTS,

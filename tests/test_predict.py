@@ -25,8 +25,8 @@ from test_trainers import examples, never
 
 from edge_peer.__main__ import main, parser
 from edge_peer.errors import ResourceError
-from edge_peer.operator.classifiers import FloatClassifier, Int8Classifier, open_classifier
-from edge_peer.operator.examples import ExamplesError, read_examples, read_labels, read_names
+from edge_peer.operator.prediction.classifiers import FloatClassifier, Int8Classifier, open_classifier
+from edge_peer.operator.prediction.examples import ExamplesError, read_examples, read_labels, read_names
 from edge_peer.trainers.artifacts import load_artifacts
 from edge_peer.trainers.deployed import int8_model
 from edge_peer.trainers.litert import LiteRTTrainer

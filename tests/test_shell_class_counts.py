@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_peer.operator.class_results import read_class_counts
+from edge_peer.operator.runs.classes import read_class_counts
 from edge_peer.shell.class_counts import CLASSES, COLUMNS, class_counts
 
 labels = st.lists(st.integers(0, 6), max_size=30)

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_peer.operator.certificates_x509 import Wanted, make_authority, make_certificate, new_key
+from edge_peer.operator.certificates.x509 import Wanted, make_authority, make_certificate, new_key
 from edge_peer.shell.x509 import Certificate, days_left, read_certificates, untimely
 
 KEY = new_key()

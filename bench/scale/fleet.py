@@ -10,9 +10,9 @@ from pathlib import Path
 from bench.onlooker import COUNTED
 from bench.processes import Figures, figures
 from bench.small import ARTIFACTS, shards
-from edge_peer.operator import processes
-from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.fleet import LocalFleet, Tables, merge
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import HOST, LocalBroker, require_mosquitto
+from edge_peer.operator.local.peers import LocalFleet, Tables, merge
 
 FEDERATION = "scale"
 #: Up to so many, every peer is a process; of more, these lead and the others are hosted.

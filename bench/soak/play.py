@@ -11,8 +11,8 @@ from pathlib import Path
 from bench.onlooker import COUNTED, Onlooker
 from bench.small import ARTIFACTS, shards
 from bench.soak.samples import BROKER, KEPT_BYTES_MAX, Samples
-from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.fleet import LocalFleet
+from edge_peer.operator.local.broker import HOST, LocalBroker, require_mosquitto
+from edge_peer.operator.local.peers import LocalFleet
 from edge_peer.protocol.messages import FINISHED, Round
 
 FEDERATION = "soak"

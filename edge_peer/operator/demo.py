@@ -28,16 +28,16 @@ from data_shards.datasets import load_dataset
 from data_shards.errors import DataError
 from data_shards.picture import draw
 from edge_peer.errors import BrokerError, EdgePeerError
-from edge_peer.operator.broker import DASHBOARD, HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.collect import gather
-from edge_peer.operator.federation import WATCHED, Federation
-from edge_peer.operator.fleet import LocalFleet
+from edge_peer.operator.fleet.collect import gather
 from edge_peer.operator.graphs import draw_run
-from edge_peer.operator.progress import Progress, seconds
-from edge_peer.operator.results import Results, read_results
-from edge_peer.operator.run_files import INT8_MODEL, REPORT, point_latest
-from edge_peer.operator.session import Session
-from edge_peer.operator.story import Story
+from edge_peer.operator.live.federation import WATCHED, Federation
+from edge_peer.operator.live.progress import Progress, seconds
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.live.story import Story
+from edge_peer.operator.local.broker import DASHBOARD, HOST, LocalBroker, require_mosquitto
+from edge_peer.operator.local.peers import LocalFleet
+from edge_peer.operator.runs.files import INT8_MODEL, REPORT, point_latest
+from edge_peer.operator.runs.results import Results, read_results
 from edge_peer.protocol.messages import FINISHED, TRAINING
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.topics import EVALUATION, ROUND

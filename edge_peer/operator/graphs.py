@@ -1,6 +1,6 @@
 """Draw a run's graphs and report from its CSVs: `python -m edge_peer.operator.graphs runs/latest`.
 
-Written into the run's folder are `report.html`, see `edge_peer.operator.report`, and in `graphs/`:
+Written into the run's folder are `report.html`, see `edge_peer.operator.report.page`, and in `graphs/`:
 
     accuracy.png           every peer and the mean, by round
     accuracy_<peer>.png    one peer: its own model after training, the global model, the others behind
@@ -28,8 +28,8 @@ from matplotlib.ticker import MaxNLocator
 
 from edge_peer.errors import ResourceError
 from edge_peer.operator.palette import COLOURS, LINES_MAX, PERCENTILES, colour_of, marker_of
-from edge_peer.operator.report import write_report
-from edge_peer.operator.results import Results, Row, read_results
+from edge_peer.operator.report.page import write_report
+from edge_peer.operator.runs.results import Results, Row, read_results
 
 MEAN = "#333333"
 #: Room for the legend above bars.

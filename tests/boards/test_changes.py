@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import pytest
 
 from edge_peer.errors import BrokerError
-from edge_peer.operator.federation import Federation
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.federation import Federation
+from edge_peer.operator.live.session import Session
 from edge_peer.protocol.messages import TRAINING
 from tests.boards.board import Board
 from tests.boards.boards import Boards

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from edge_peer.operator.dashboard.site import VIEWER
-from edge_peer.operator.federation import Federation
+from edge_peer.operator.live.federation import Federation
 from edge_peer.protocol.messages import FINISHED, TRAINING
 from tests.boards.board import Board
 from tests.boards.boards import Boards

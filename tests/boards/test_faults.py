@@ -19,10 +19,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_peer.errors import BrokerError
-from edge_peer.operator.certificates_folder import Folder, Lifetimes
-from edge_peer.operator.certificates_x509 import Wanted
-from edge_peer.operator.federation import Federation
-from edge_peer.operator.session import Session
+from edge_peer.operator.certificates.folder import Folder, Lifetimes
+from edge_peer.operator.certificates.x509 import Wanted
+from edge_peer.operator.live.federation import Federation
+from edge_peer.operator.live.session import Session
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round, Start, Stop
 from edge_peer.protocol.topics import START, STOP
 from edge_peer.shell.history import now_utc
@@ -367,7 +367,7 @@ def test_status_and_collections_tell_of_a_board_that_is_off(
     assert "no answer" in table["board3"]
     assert "board3: does not answer to SSH" in told
     by_what_was_asked = station.run(
-        ".venv-fleet/bin/python", "-m", "edge_peer.operator.fleet_status", "--status", "fleet/status",
+        ".venv-fleet/bin/python", "-m", "edge_peer.operator.fleet.status", "--status", "fleet/status",
         "--pki", "fleet/pki", "--json", check=False,
     )  # fmt: skip
     assert by_what_was_asked.returncode == 1

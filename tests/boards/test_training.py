@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from edge_peer.operator.broker import LocalBroker, require_mosquitto
+from edge_peer.operator.local.broker import LocalBroker, require_mosquitto
 from edge_peer.protocol.messages import FINISHED
 from tests.boards.boards import Boards
 from tests.boards.host import native

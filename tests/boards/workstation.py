@@ -16,8 +16,8 @@ from pathlib import Path
 
 from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError
-from edge_peer.operator.federation import WATCHED, Federation
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.federation import WATCHED, Federation
+from edge_peer.operator.live.session import Session
 from edge_peer.protocol.messages import Document
 from tests.boards.board import Done
 from tests.boards.boards import Boards
@@ -92,7 +92,7 @@ class Workstation:
         """Get the wheels, which `make deploy` cannot on a network without a way out."""
         machine = {"amd64": "x86_64", "arm64": "aarch64"}[self.boards.arch]
         self.here(
-            ".venv-fleet/bin/python", "-m", "edge_peer.operator.wheelhouse", "--out", "fleet/wheelhouse",
+            ".venv-fleet/bin/python", "-m", "edge_peer.operator.fleet.wheelhouse", "--out", "fleet/wheelhouse",
             f"{machine}-cp311-glibc2.36",
         )  # fmt: skip
 

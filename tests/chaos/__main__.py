@@ -22,9 +22,9 @@ from data_shards.build import build
 from data_shards.datasets import load_dataset
 from data_shards.errors import DataError
 from edge_peer.errors import EdgePeerError
-from edge_peer.operator.broker import require_mosquitto
 from edge_peer.operator.demo import run_settings
-from edge_peer.operator.fleet import Tables
+from edge_peer.operator.local.broker import require_mosquitto
+from edge_peer.operator.local.peers import Tables
 from edge_peer.trainers.artifacts import load_artifacts
 from tests.chaos import document, schedule
 from tests.chaos.checker import CHECKS, TIMED, accuracies, accuracy_findings, findings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_peer.operator.broker import LocalBroker
+from edge_peer.operator.local.broker import LocalBroker
 
 SECOND = "listener {port} {host}\nallow_anonymous true\n"
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_peer.operator.broker import LocalBroker
+from edge_peer.operator.local.broker import LocalBroker
 from tests.chaos import schedule as kinds
 from tests.chaos.machine import run
 from tests.chaos.memory import Memory

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_peer.operator import processes
+from edge_peer.operator.local import processes
 from tests.chaos.delay import tap
 from tests.chaos.machine import run, works
 

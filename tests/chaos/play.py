@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_peer.config import BrokerSection
-from edge_peer.operator import processes
-from edge_peer.operator.broker import HOST, LocalBroker
-from edge_peer.operator.fleet import Tables, merge
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import HOST, LocalBroker
+from edge_peer.operator.local.peers import Tables, merge
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round, Start
 from edge_peer.protocol.topics import START
 from tests.chaos.broker import BridgedBroker

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_peer.operator.audit import examine
-from edge_peer.operator.audit_log import Verdict
-from edge_peer.operator.audit_replay import RECOMPUTED
-from edge_peer.operator.collect import gather
+from edge_peer.operator.audit.command import examine
+from edge_peer.operator.audit.log import Verdict
+from edge_peer.operator.audit.replay import RECOMPUTED
+from edge_peer.operator.fleet.collect import gather
 from edge_peer.trainers.artifacts import ModelArtifacts
 from tests.chaos.records import Records
 

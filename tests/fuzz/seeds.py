@@ -25,8 +25,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from data_shards.build import build
 from data_shards.datasets import load_dataset
 from data_shards.shard import Shard, encode_shard, read_shard
-from edge_peer.operator.broker import HOST, LocalBroker, require_mosquitto
-from edge_peer.operator.certificates_x509 import Wanted, make_authority, make_certificate, new_key
+from edge_peer.operator.certificates.x509 import Wanted, make_authority, make_certificate, new_key
+from edge_peer.operator.local.broker import HOST, LocalBroker, require_mosquitto
 from edge_peer.protocol.messages import Start, Stop, decode, encode
 from edge_peer.protocol.state import Memory
 from edge_peer.protocol.tensors import Delta, ModelRef, UpdateOffer

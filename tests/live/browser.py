@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from edge_peer.errors import ResourceError
-from edge_peer.operator.debian import require_program
+from edge_peer.operator.local.debian import require_program
 
 #: No connections of its own, and no sandbox for root, who could not have one.
 OPTIONS = (

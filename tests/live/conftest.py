@@ -9,8 +9,8 @@ import pytest
 
 from data_shards.build import build
 from data_shards.datasets import Dataset, load_dataset
-from edge_peer.operator.broker import LocalBroker, require_mosquitto
-from edge_peer.operator.fleet import Tables
+from edge_peer.operator.local.broker import LocalBroker, require_mosquitto
+from edge_peer.operator.local.peers import Tables
 from tests.live.harness import Live
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge_peer.operator import processes
-from edge_peer.operator.broker import HOST, free_port
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import HOST, free_port
 
 VIRTUAL_HOST = "localhost"
 #: The Erlang machine and Mnesia take their time, more so on a busy machine.

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_peer.config import BrokerSection
-from edge_peer.operator.broker import HOST, LocalBroker
-from edge_peer.operator.federation import WATCHED, Federation
-from edge_peer.operator.fleet import LocalFleet, Tables, merge
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.federation import WATCHED, Federation
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.broker import HOST, LocalBroker
+from edge_peer.operator.local.peers import LocalFleet, Tables, merge
 from edge_peer.protocol.messages import FINISHED, TRAINING, Document, Round
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_peer.operator.broker import HOST
+from edge_peer.operator.local.broker import HOST
 
 WAIT_S = 60.0
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_peer.config import BrokerSection
-from edge_peer.operator import processes
-from edge_peer.operator.broker import HOST, STAY_ROOT, LocalBroker, free_port, require_mosquitto
-from edge_peer.operator.federation import WATCHED, Federation
-from edge_peer.operator.fleet import Tables, merge
-from edge_peer.operator.session import Session
-from edge_peer.operator.sites import main
+from edge_peer.operator.live.federation import WATCHED, Federation
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import HOST, STAY_ROOT, LocalBroker, free_port, require_mosquitto
+from edge_peer.operator.local.peers import Tables, merge
+from edge_peer.operator.sites.__main__ import main
 from edge_peer.protocol.messages import Document, Round, Stop, encode
 from edge_peer.protocol.topics import STOP
 from tests.chaos import checker

@@ -11,8 +11,8 @@ import pytest
 
 from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError
-from edge_peer.operator.broker import HOST, LocalBroker, free_port, require_mosquitto
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.broker import HOST, LocalBroker, free_port, require_mosquitto
 from tests.live.harness import FEDERATION, Live
 
 pytestmark = pytest.mark.live

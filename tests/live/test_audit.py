@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_peer.operator.collect import gather
+from edge_peer.operator.fleet.collect import gather
 from edge_peer.protocol.messages import TRAINING, Round
 from tests.live.harness import ROOT, Live
 

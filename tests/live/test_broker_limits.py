@@ -15,8 +15,8 @@ import pytest
 import yaml
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_peer.operator import processes
-from edge_peer.operator.broker import HOST, LocalBroker, free_port, require_mosquitto
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import HOST, LocalBroker, free_port, require_mosquitto
 
 pytestmark = pytest.mark.live
 ROOT = Path(__file__).resolve().parents[2]

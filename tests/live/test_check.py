@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_peer.__main__ import main
-from edge_peer.operator.broker import free_port
+from edge_peer.operator.local.broker import free_port
 from tests.live.harness import Live
 
 pytestmark = pytest.mark.live

@@ -13,12 +13,12 @@ import pytest
 
 from edge_peer.config import BrokerSection
 from edge_peer.errors import BrokerError
-from edge_peer.operator.broker import HOST
-from edge_peer.operator.certificates_folder import Folder, Lifetimes
-from edge_peer.operator.certificates_x509 import Wanted
-from edge_peer.operator.federation import Federation
-from edge_peer.operator.fleet import Tables, merge
-from edge_peer.operator.session import Session
+from edge_peer.operator.certificates.folder import Folder, Lifetimes
+from edge_peer.operator.certificates.x509 import Wanted
+from edge_peer.operator.live.federation import Federation
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.broker import HOST
+from edge_peer.operator.local.peers import Tables, merge
 from edge_peer.protocol.messages import FINISHED, Round, Start, Stop
 from edge_peer.protocol.topics import START, STOP
 from tests.chaos.play import WITNESS, Played

@@ -17,11 +17,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from edge_peer.operator.broker import DASHBOARD, HOST, LocalBroker, free_port, require_mosquitto
-from edge_peer.operator.certificates_x509 import Wanted
+from edge_peer.operator.certificates.x509 import Wanted
 from edge_peer.operator.dashboard.__main__ import main as dashboard
 from edge_peer.operator.dashboard.site import VIEWER
-from edge_peer.operator.results import Results, read_results
+from edge_peer.operator.local.broker import DASHBOARD, HOST, LocalBroker, free_port, require_mosquitto
+from edge_peer.operator.runs.results import Results, read_results
 from edge_peer.protocol.messages import TRAINING, Presence, Round, Vote, encode
 from edge_peer.protocol.onlookers import History
 from edge_peer.protocol.onlookers import encode as for_onlookers

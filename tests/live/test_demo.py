@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from edge_peer.operator.class_results import read_class_counts
 from edge_peer.operator.graphs import main as graphs
-from edge_peer.operator.results import read_results
+from edge_peer.operator.runs.classes import read_class_counts
+from edge_peer.operator.runs.results import read_results
 
 pytestmark = pytest.mark.live
 COMMAND = [sys.executable, "-m", "edge_peer.operator.demo", "--examples", "320", "--rounds", "4"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_peer.operator import processes
-from edge_peer.operator.broker import LocalBroker, free_port
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import LocalBroker, free_port
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round
 from tests.live.harness import TIMEOUT_S, Live
 

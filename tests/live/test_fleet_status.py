@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_peer.operator.broker import HOST
-from edge_peer.operator.fleet_status import main
-from edge_peer.operator.fleet_watch import main as watch
+from edge_peer.operator.fleet.status import main
+from edge_peer.operator.fleet.watch import main as watch
+from edge_peer.operator.local.broker import HOST
 from tests.live.harness import FEDERATION, Live
 from tests.live.test_tls import TlsBroker, broker, certificates, fleet  # noqa: F401 - fixtures
 
@@ -56,7 +56,7 @@ def test_boards_and_broker_are_asked(
     assert "attic: does not answer to SSH" in said
     # The same as it happens: in a pipe, lines.
     watching = subprocess.Popen(
-        [sys.executable, "-m", "edge_peer.operator.fleet_watch", *arguments], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "edge_peer.operator.fleet.watch", *arguments], stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - there are no threads here
     )  # fmt: skip
     assert watching.stdout is not None

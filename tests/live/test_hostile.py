@@ -25,8 +25,8 @@ from safetensors.numpy import load_file, save, save_file
 
 from edge_peer.__main__ import main
 from edge_peer.config import BrokerSection
-from edge_peer.operator.broker import HOST
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.broker import HOST
 from edge_peer.protocol.messages import Evaluation, Presence, Report, Round, Start, Stop, Vote, encode
 from edge_peer.protocol.run_settings import RunSettings
 from edge_peer.protocol.tensors import ModelRef

@@ -9,9 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
 
-from edge_peer.operator.compare import comparison, read_runs
-from edge_peer.operator.report import write_report
-from edge_peer.operator.results import read_results
+from edge_peer.operator.report.compare import comparison, read_runs
+from edge_peer.operator.report.page import write_report
+from edge_peer.operator.runs.results import read_results
 from tests.large_runs import LargeRun
 from tests.live.browser import OPTIONS, require_chromium
 

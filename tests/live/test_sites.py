@@ -1,4 +1,4 @@
-"""Federations over several bridged Mosquittos, by the configuration that `edge_peer.operator.sites` writes."""
+"""Federations over several bridged Mosquittos, by the configuration that `edge_peer.operator.sites.__main__` writes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_peer.errors import BrokerError
-from edge_peer.operator.fleet import Tables, merge
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.peers import Tables, merge
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round, Start, Stop
 from edge_peer.protocol.topics import START, STOP
 from edge_peer.shell.mqtt import Accepted, Connection, Message

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_peer.operator import processes
+from edge_peer.operator.local import processes
 from tests.live.harness import Live
 
 pytestmark = pytest.mark.live

@@ -28,12 +28,12 @@ from cryptography.hazmat.primitives.serialization import (
 from edge_peer.__main__ import main
 from edge_peer.config import BrokerSection, load_config
 from edge_peer.errors import BrokerError, ConfigError
-from edge_peer.operator import processes
-from edge_peer.operator.broker import HOST, LocalBroker, free_port, require_mosquitto
-from edge_peer.operator.certificates_folder import Folder, Lifetimes, Step
-from edge_peer.operator.certificates_x509 import Wanted
-from edge_peer.operator.federation import Federation, look
-from edge_peer.operator.session import Session
+from edge_peer.operator.certificates.folder import Folder, Lifetimes, Step
+from edge_peer.operator.certificates.x509 import Wanted
+from edge_peer.operator.live.federation import Federation, look
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local import processes
+from edge_peer.operator.local.broker import HOST, LocalBroker, free_port, require_mosquitto
 from edge_peer.protocol.messages import Round, Start
 from edge_peer.protocol.topics import START
 from tests.live.harness import FEDERATION, ROOT, Live

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_peer.operator.broker import LocalBroker
-from edge_peer.operator.view import DOING
+from edge_peer.operator.live.view import DOING
+from edge_peer.operator.local.broker import LocalBroker
 from tests.live.harness import FEDERATION, Live
 
 pytestmark = pytest.mark.live

@@ -11,8 +11,8 @@ import pytest
 
 from bench.soak.samples import kind_of
 from edge_peer.config import BrokerSection
-from edge_peer.operator.broker import HOST, LocalBroker
-from edge_peer.operator.session import Session
+from edge_peer.operator.live.session import Session
+from edge_peer.operator.local.broker import HOST, LocalBroker
 from edge_peer.protocol.messages import Start
 from edge_peer.protocol.topics import START
 from tests.live.harness import FEDERATION, TIMEOUT_S, Live

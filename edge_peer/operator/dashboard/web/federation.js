@@ -1,6 +1,6 @@
 /**
  * One federation as its documents tell it: who is there, who leads, what each board does in the round. The rules are
- * those of edge_peer/operator/federation.py; times are this page's own, in milliseconds.
+ * those of edge_peer/operator/live/federation.py; times are this page's own, in milliseconds.
  */
 import { Rows } from "./rows.js";
 

@@ -1,0 +1,1 @@
+"""The authority of a fleet and the certificates of all who speak in it."""

@@ -1,0 +1,1 @@
+"""Several brokers as the sites of one federation."""
