@@ -1,4 +1,4 @@
-"""What changes in a fleet beside its software: peers that share a board, another authority.
+"""What changes in a fleet beside its software: peers that share a board, authorities, members, the broker's place.
 
 The tests are steps of one story and stand in its order.
 """
@@ -174,3 +174,45 @@ def test_another_authority_takes_over_during_a_run(
     with network_of(boards), pytest.raises(BrokerError, match="refuses this peer's certificate"):
         Session(station.broker(HUB, "one", former), FEDERATION, "one").__enter__()
     assert station.changes("deploy") == dict.fromkeys(("hub", *PEERS), 0)
+
+
+def test_a_board_is_added_during_a_run(station: Workstation, boards: Boards, onlooker: Onlooker) -> None:
+    run_id = goes_on(onlooker, sorted(PEERS))
+    station.write_inventory(WITH_SPARE)
+    station.here("make", "--assume-old=setup-fleet", "certs")
+    station.make("deploy")
+    assert goes_on(onlooker, sorted([*PEERS, "spare"])) == run_id
+
+
+def test_a_peer_that_shares_its_board_goes_alone(station: Workstation, boards: Boards, onlooker: Onlooker) -> None:
+    station.make("reset", "CONFIRM=yes", "LIMIT=two")
+    shared = boards[SHARED]
+    left = [folder for name in ("etc", "opt", "var/lib") for folder in (shared.root / name).glob("edge-peer*")]
+    assert len(left) == 3, left
+    assert not [path for folder in left for path in folder.glob("**/two*")]
+    assert shared.execute("systemctl", "is-active", "edge-peer@one").stdout == "active\n"
+    station.write_inventory(WITH_SPARE.replace(re.findall(r"    two: .*\n", WITH_SPARE)[0], ""))
+    for path in (station.fleet / "pki").glob("two.*"):
+        path.unlink()
+    station.make("deploy")
+    goes_on(onlooker, ["one", "spare", "three"])
+
+
+def test_another_board_becomes_the_broker(station: Workstation, boards: Boards, onlooker: Onlooker) -> None:
+    run_id = goes_on(onlooker, ["one", "spare", "three"])
+    onlooker.close()
+    inventory = (station.fleet / "inventory.yml").read_text()
+    line = re.findall(r"    hub: .*\n", inventory)[0]
+    station.write_inventory(inventory.replace(line, "    spare:\n"))
+    station.here("make", "--assume-old=setup-fleet", "certs")
+    station.make("deploy", "BELOW_QUORUM=yes")
+    there = Onlooker(station, SPARE)
+    assert goes_on(there, ["one", "spare", "three"]) == run_id
+    there.close()
+    # The former one is cleared, from a folder of its own.
+    old = station.root / "old"
+    shutil.copytree(station.fleet / "group_vars", old / "group_vars")
+    (old / "inventory.yml").write_text(f"broker:\n  hosts:\n{line}")
+    station.make("reset", "CONFIRM=yes", "FLEET=old")
+    assert not (boards[HUB].root / "etc/mosquitto").exists()
+    assert boards[HUB].execute("sh", "-c", "ss -ltn | grep :8883", check=False).returncode != 0
