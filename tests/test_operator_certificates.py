@@ -17,7 +17,7 @@ import pytest
 from edge_peer.errors import ConfigError, EdgePeerError, ResourceError
 from edge_peer.operator.certificates.__main__ import main
 from edge_peer.operator.certificates.folder import Folder, Lifetimes
-from edge_peer.operator.certificates.inventory import read_inventory, wanted
+from edge_peer.operator.certificates.wanted import read_inventory, wanted
 from edge_peer.operator.certificates.x509 import Wanted
 from edge_peer.shell.x509 import Certificate, read_certificates
 
@@ -416,7 +416,7 @@ def test_the_inventory_says_who_is_in_the_fleet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (None, "no such file; write one, or name the peers on the command line"),
+        (None, "no such file; write one as ansible/inventory.example.yml shows"),
         ("all: [", "inventory.yml"),
         (INVENTORY.replace("[broker.example", "{a: 1}  # ["), "broker_tls_names = {'a': 1}: must be a list of texts"),
         ("all: {hosts: {kitchen: }}", "list hosts in the inventory's groups peers and broker"),

@@ -19,6 +19,7 @@ from edge_peer.operator.dashboard.__main__ import main
 from edge_peer.operator.dashboard.modules import ModuleError, bundle
 from edge_peer.operator.dashboard.page import FOLDER, Viewer, page, palette_module, palette_style
 from edge_peer.operator.dashboard.site import READ, access_list, entry, fits, write_site
+from edge_peer.operator.fleet.inventory import read_hosts
 from edge_peer.operator.local.broker import require_mosquitto
 from edge_peer.protocol.topics import FOR_ONLOOKERS, KINDS, TENSORS
 
@@ -199,8 +200,11 @@ def test_ssh_goes_where_the_inventory_says(tmp_path: Path) -> None:
 
 def test_the_inventory_names_the_broker(tmp_path: Path) -> None:
     inventory = tmp_path / "inventory.yml"
-    inventory.write_text("broker: {hosts: {hub: {ansible_host: 192.0.2.1}}}\npeers: {hosts: {roof: }}\n")
-    assert tunnel.choose(tunnel.hosts(inventory), None) == ("hub", {"ansible_host": "192.0.2.1"})
+    inventory.write_text(
+        "broker: {children: {one: {hosts: {hub: {ansible_host: 192.0.2.1}}}}}\npeers: {hosts: {roof: }}\n"
+    )
+    [brokers] = read_hosts(inventory, "broker")
+    assert tunnel.choose(brokers, None) == ("hub", {"ansible_host": "192.0.2.1"})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge_peer.errors import ConfigError, EdgePeerError
 from edge_peer.operator.certificates.folder import Folder, Lifetimes, Row
-from edge_peer.operator.certificates.inventory import read_inventory, wanted
+from edge_peer.operator.certificates.wanted import read_inventory, wanted
 
 DESCRIPTION = """Make the certificates of a fleet: an authority, one for each peer and the operator, one for the broker.
 

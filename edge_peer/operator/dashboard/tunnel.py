@@ -7,37 +7,19 @@ board by its host key, and the operator by theirs. See docs/decisions/0011-how-a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edge_peer.errors import ConfigError, EdgePeerError
+from edge_peer.operator.fleet.inventory import read_hosts
 
 HOST = "127.0.0.1"
 PORT = 9001
 ROLE_PORT = "broker_dashboard_port"
-
-
-def hosts(inventory: Path) -> dict[str, Mapping[str, Any]]:
-    """The hosts of the group `broker`, with their variables; raises ConfigError."""
-    done = subprocess.run(  # noqa: S603 - the command is ours
-        [sys.executable, "-m", "ansible", "inventory", "--list", "--inventory", str(inventory)],
-        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ConfigError([f"{inventory}: {done.stderr.strip()[-500:]}"])
-    said = json.loads(done.stdout)
-    variables = said["_meta"]["hostvars"]
-    return {name: variables.get(name, {}) for name in said.get("broker", {}).get("hosts", [])}
 
 
 def choose(brokers: Mapping[str, Mapping[str, Any]], name: str | None) -> tuple[str, Mapping[str, Any]]:
@@ -89,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     it.add_argument("--port", type=int, default=PORT, help="on this machine (default: %(default)s)")
     options = it.parse_args(arguments)
     try:
-        name, variables = choose(hosts(options.inventory), options.broker)
+        [brokers] = read_hosts(options.inventory, "broker")
+        name, variables = choose(brokers, options.broker)
         words = command(name, variables, options.port, options.known_hosts)
         print(f"the live page: http://{HOST}:{options.port}/ as long as this runs; Ctrl-C ends it", flush=True)
         os.execvp(words[0], words)  # noqa: S606 - the command is ours, and no shell reads it

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from edge_peer.errors import ConfigError
 from edge_peer.operator.certificates.x509 import COMMON_NAME_MAX, Wanted
+from edge_peer.operator.fleet.inventory import read_hosts
 from edge_peer.protocol.topics import is_name
 
 OPERATOR = "operator"
@@ -29,29 +25,14 @@ def read_inventory(path: Path) -> list[Wanted]:
     Raises:
         ConfigError: There is no inventory, or Ansible cannot read it, or a name in it is not one.
     """
-    if not path.exists():
-        raise ConfigError([f"--inventory {path}: no such file; write one, or name the peers on the command line"])
-    # Its own reader: groups of groups, ranges, and files of variables are its business.
-    done = subprocess.run(  # noqa: S603 - the command is ours
-        [sys.executable, "-m", "ansible", "inventory", "--list", "--inventory", str(path)],
-        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_INVENTORY_UNPARSED_FAILED": "true"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ConfigError([f"--inventory {path}: {done.stderr.strip()[-500:]}"])
-    inventory = json.loads(done.stdout)
-    variables: Mapping[str, Mapping[str, Any]] = inventory["_meta"]["hostvars"]
+    peers, hosts = read_hosts(path, "peers", "broker")
     brokers = {}
-    for host in _hosts(inventory, "broker"):
-        own = variables.get(host, {})
+    for host, own in hosts.items():
         names = own.get("broker_tls_names", [])
         if not isinstance(names, list) or not all(isinstance(it, str) for it in names):
             raise ConfigError([f"{path}: {host}: broker_tls_names = {names!r}: must be a list of texts"])
         brokers[host] = [*([str(own["ansible_host"])] if "ansible_host" in own else []), *names]
-    return wanted(_hosts(inventory, "peers"), brokers)
+    return wanted([*peers], brokers)
 
 
 def wanted(peers: Sequence[str], brokers: Mapping[str, Sequence[str]]) -> list[Wanted]:
@@ -98,12 +79,3 @@ def wanted(peers: Sequence[str], brokers: Mapping[str, Sequence[str]]) -> list[W
 def _local(host: str) -> list[str]:
     """As multicast DNS knows it, which boards answer to out of the box."""
     return [f"{host}.local"] if "." not in host else []
-
-
-def _hosts(inventory: Mapping[str, Any], group: str) -> list[str]:
-    """All hosts of a group, those of the groups in it too."""
-    there = inventory.get(group, {})
-    found = list(there.get("hosts", []))
-    for child in there.get("children", []):
-        found += _hosts(inventory, child)
-    return list(dict.fromkeys(found))
