@@ -10,27 +10,21 @@ import secrets
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from data_shards.shard import Shard
 from edge_peer import __version__
 from edge_peer.config import BrokerSection, Config, load_config
 from edge_peer.errors import ConfigError, ResourceError
-from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
-from edge_peer.protocol.messages import encode
-from edge_peer.protocol.onlookers import Sending
-from edge_peer.protocol.onlookers import encode as encode_for_onlookers
 from edge_peer.protocol.peer import Peer
 from edge_peer.protocol.run_settings import RunSettings
-from edge_peer.protocol.settings import PeerSettings
-from edge_peer.protocol.topics import DELTA, HISTORY, MODEL, RETAINED, SENDING, UPDATE, Topics
-from edge_peer.shell.aggregation import CoreAggregation
+from edge_peer.protocol.topics import HISTORY, Topics
 from edge_peer.shell.curve import Curve
+from edge_peer.shell.effects import Effects
+from edge_peer.shell.facts import Facts
 from edge_peer.shell.flood import FloodGuard
 from edge_peer.shell.global_model import GlobalModel
 from edge_peer.shell.inbox import Inbox
@@ -43,7 +37,6 @@ from edge_peer.shell.metrics import Metrics, Present
 from edge_peer.shell.metrics_file import MetricsFile
 from edge_peer.shell.mqtt import Accepted, Connection, Lost, Message, Refused
 from edge_peer.shell.noise import Noise
-from edge_peer.shell.payload import encode_model, encode_update
 from edge_peer.shell.quotas import Quotas
 from edge_peer.shell.records import Records
 from edge_peer.shell.reload import has_terminal, renewed, same_connection
@@ -51,12 +44,12 @@ from edge_peer.shell.remembered import Remembrance
 from edge_peer.shell.resources import check_run, load_resources
 from edge_peer.shell.store import Store
 from edge_peer.shell.systemd import Notifier
-from edge_peer.shell.telemetry import capability, peak_rss_bytes
+from edge_peer.shell.telemetry import peak_rss_bytes
 from edge_peer.shell.updates import UpdateMaker
 from edge_peer.shell.vectors import Vectors
 from edge_peer.shell.waiting import Waiter
 from edge_peer.shell.watch import Watch
-from edge_peer.shell.worker import EvaluateJob, Result, Trained, TrainJob, Worker
+from edge_peer.shell.worker import Result, Trained, Worker
 from edge_peer.trainers.backends import make_trainer
 
 LOG = logging.getLogger(__name__)
@@ -107,17 +100,17 @@ class Daemon:
         self._records = Records(config, self._artifacts)
         self._kept = self._keeper() if config.peer.keep_updates else None
         self._random = random.Random(secrets.randbits(64))
-        self._score, self._score_parts = capability(0.0)
-        self._facts = self._settings(shard)
-        self._curve = Curve(config.peer.name, self._facts.session, config.peer.state_dir / "runs")
-        self._peer = Peer(self._facts, state, self._random, _stamp)
+        self._facts = Facts(config, self._artifacts, shard)
+        facts = self._facts.told(config)
+        self._curve = Curve(config.peer.name, facts.session, config.peer.state_dir / "runs")
+        self._peer = Peer(facts, state, self._random, _stamp)
         self._watch = Watch(config)
         self._metrics = Metrics(
             config.federation.name,
             config.peer.name,
             __version__,
             self._artifacts.model_id,
-            {"train": self._facts.examples, "test": self._facts.test_examples},
+            {"train": facts.examples, "test": facts.test_examples},
         )
         self._metrics_file: MetricsFile | None = None
         if config.metrics.textfile is not None:
@@ -140,31 +133,23 @@ class Daemon:
         self._shutdown = self._reload = False
         self._status = self._cut_off = ""
         self._terminal = has_terminal()
-        self._exit: do.Exit | None = None
         self._ping_at_s = self._health_at_s = self._sync_at_s = 0.0
-        self._commands: dict[type, Callable[..., None]] = {
-            do.Subscribe: lambda it: self._link.subscribe(it.kinds),
-            do.Unsubscribe: lambda it: self._link.unsubscribe(it.kinds),
-            do.Publish: self._do_publish,
-            do.PublishModel: self._do_publish_model,
-            do.PublishDelta: self._do_publish_delta,
-            do.ClearModel: lambda _: self._link.send(MODEL, b"", retain=True),
-            do.PublishUpdate: self._do_publish_update,
-            do.SaveState: lambda it: self._store.save_state(it.state),
-            do.SaveModel: self._do_save_model,
-            do.KeepModels: lambda it: self._vectors.keep_models(it.digests),
-            do.KeepUpdates: self._do_keep_updates,
-            do.StartTraining: self._do_start_training,
-            do.StartEvaluation: self._do_start_evaluation,
-            do.CancelTraining: self._do_cancel_training,
-            do.Aggregate: self._do_aggregate,
-            do.WriteRow: self._do_write_row,
-            do.LogRound: self._do_log_round,
-            do.RunFinished: self._do_finish,
-            do.SetStatus: self._do_set_status,
-            do.Log: lambda it: LOG.log(logging.getLevelName(it.level), "%s", it.text),
-            do.Exit: self._do_exit,
-        }
+        self._effects = Effects(
+            artifacts=self._artifacts,
+            link=self._link,
+            store=self._store,
+            vectors=self._vectors,
+            merger=self._merger,
+            worker=self._worker,
+            quotas=self._quotas,
+            records=self._records,
+            curve=self._curve,
+            metrics=self._metrics,
+            watch=self._watch,
+            kept=self._kept,
+            private=config.run.privacy != "none",
+            say=self._say,
+        )
 
     def _keeper(self) -> KeptUpdates:
         peer = self._config.peer
@@ -174,37 +159,6 @@ class Daemon:
             self._vectors,
             peer.keep_updates_bytes_max,
             lambda: self._peer.led,
-        )
-
-    def _settings(self, shard: Shard | None) -> PeerSettings:
-        config, artifacts = self._config, self._artifacts
-        fixed = PeerSettings(
-            peer=config.peer.name,
-            session=secrets.token_hex(8),
-            model_id=artifacts.model_id,
-            model_digest=artifacts.digest,
-            initial_sha256=artifacts.initial_sha256,
-            examples=len(shard.y_train) if shard is not None else 0,
-            test_examples=len(shard.y_test) if shard is not None else 0,
-            roster=config.federation.roster,
-            min_peers=config.federation.min_peers,
-            timing=config.timing,
-            peers_max=config.limits.peers_max,
-        )
-        return self._with_choices(fixed)
-
-    def _with_choices(self, facts: PeerSettings) -> PeerSettings:
-        """With what a reload can change, as the configuration now says."""
-        config = self._config
-        return replace(
-            facts,
-            control=config.peer.control,
-            train=config.peer.train,
-            controller_trains=config.peer.controller_trains,
-            score=self._score + config.peer.priority,
-            score_parts={**self._score_parts, "priority": config.peer.priority},
-            run=replace(config.run, learning_rate=config.run.learning_rate or self._artifacts.learning_rate),
-            aggregation=CoreAggregation(config.run),
         )
 
     def _make_trainer(self) -> Any:
@@ -237,7 +191,7 @@ class Daemon:
         gc.freeze()
         self._notifier.send(READY="1", STATUS="connecting")
         try:
-            while self._exit is None:
+            while self._effects.exit is None:
                 self._turn()
             self._store.settle()
             self._flush()
@@ -253,8 +207,8 @@ class Daemon:
                 self._kept.stop()
             if self._worker is not None:
                 self._worker.stop()
-        LOG.info("ends: %s", self._exit.reason if self._exit else "")
-        return NAME_TAKEN if self._exit is not None and self._exit.failed else 0
+        LOG.info("ends: %s", self._effects.exit.reason)
+        return NAME_TAKEN if self._effects.exit.failed else 0
 
     def _turn(self) -> None:
         """Wait for something to happen, and deal with it."""
@@ -264,12 +218,12 @@ class Daemon:
         if self._shutdown:
             self._shutdown = False
             self._handle(ev.ShutdownRequested())
-        if self._reload and self._exit is None:
+        if self._reload and self._effects.exit is None:
             self._reload = False
             self._read_again()
         self._periodic()
         deadline = self._peer.next_deadline_s()
-        if deadline is not None and time.monotonic() >= deadline and self._exit is None:
+        if deadline is not None and time.monotonic() >= deadline and self._effects.exit is None:
             self._handle(ev.TimerFired())
         self._link.hold(False)
 
@@ -289,7 +243,7 @@ class Daemon:
 
     def _take_in(self) -> None:
         connection = self._link.connection
-        while connection is not None and connection.happened and self._exit is None:
+        while connection is not None and connection.happened and self._effects.exit is None:
             happened = connection.happened.popleft()
             if isinstance(happened, Message):
                 if not self._guard.admits(happened, time.monotonic(), self._waiter.idle_s):
@@ -306,7 +260,7 @@ class Daemon:
             else:
                 self._tell(self._link.on_lost(happened))
                 return
-        while self._results and self._exit is None:
+        while self._results and self._effects.exit is None:
             result = self._results.popleft()
             if isinstance(result, ResourceError):
                 raise result
@@ -375,8 +329,17 @@ class Daemon:
         while self._events:
             # A command may give an event (Aggregate does): it is handled after the commands before it.
             for command in self._peer.handle(self._events[0], time.monotonic()):
-                self._commands[type(command)](command)
+                follows = self._effects.run(command)
+                if follows is not None:
+                    self._events.append(follows)
             self._events.popleft()
+
+    def _say(self, doing: str) -> None:
+        self._status = doing
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        self._notifier.send(STATUS="; ".join(filter(None, (self._status, self._cut_off))))
 
     def _tell(self, event: ev.Event | None) -> None:
         """Handle what the link says, if it says something."""
@@ -427,8 +390,8 @@ class Daemon:
         )
         if left:
             LOG.warning("not changed until the process is started again: %s", ", ".join(left))
-        self._facts = self._with_choices(self._facts)
-        self._handle(ev.Reconfigured(self._facts))
+        self._effects.private = config.run.privacy != "none"
+        self._handle(ev.Reconfigured(self._facts.told(config)))
         self._link.broker = config.broker
         if not same_connection(before.broker, config.broker) or self._link.credentials_changed:
             self._tell(self._link.renew())
@@ -461,100 +424,6 @@ class Daemon:
             if left_s <= 0 or any(isinstance(it, Lost) for it in link.connection.happened):
                 return
             self._waiter.wait(link, left_s)
-
-    # ------------------------------------------------------------------ commands
-
-    def _do_publish(self, command: do.Publish) -> None:
-        payload = encode(command.document) if command.document is not None else b""
-        if command.kind in RETAINED:
-            self._store.settle()
-        self._link.send(command.kind, payload, retain=command.kind in RETAINED)
-
-    def _do_publish_model(self, command: do.PublishModel) -> None:
-        model = self._vectors.model(command.ref.sha256)
-        self._store.settle()
-        if model is not None:
-            self._link.send(MODEL, encode_model(self._artifacts.layout, command.ref, model), retain=command.retained)
-
-    def _do_publish_delta(self, command: do.PublishDelta) -> None:
-        payload = self._merger.delta(command.ref)
-        self._store.settle()
-        if payload is not None:
-            self._link.send(DELTA, payload, retain=False, expires=True)
-
-    def _do_publish_update(self, command: do.PublishUpdate) -> None:
-        own = self._vectors.own(command.offer.digest)
-        if own is not None:
-            offer, payload = command.offer, encode_update(command.offer, own.encoded)
-            said = Sending(offer.session, offer.run_id, offer.round, len(payload), offer.seconds, offer.loss)
-            self._link.send(SENDING, encode_for_onlookers(said), retain=False, expires=True)
-            self._link.send(UPDATE, payload, retain=False, expires=True)
-
-    def _do_save_model(self, command: do.SaveModel) -> None:
-        model = self._vectors.model(command.ref.sha256)
-        if model is not None:
-            self._store.save_model(self._artifacts.layout, command.ref, model)
-
-    def _do_start_training(self, command: do.StartTraining) -> None:
-        self._quotas.round_seen(command.key.run_id, command.key.round)
-        base = self._vectors.model(command.key.base)
-        if self._worker is not None and base is not None:
-            self._worker.submit(TrainJob(command.key, command.settings, base, command.after))
-
-    def _do_cancel_training(self, command: do.CancelTraining) -> None:
-        if self._worker is not None:
-            self._worker.cancel(command.key)
-
-    def _do_start_evaluation(self, command: do.StartEvaluation) -> None:
-        self._quotas.round_seen(command.ref.run_id, command.ref.round)
-        model = self._vectors.model(command.ref.sha256)
-        if self._worker is not None and model is not None:
-            self._worker.submit(EvaluateJob(command.ref, model.vector))
-
-    def _do_write_row(self, command: do.WriteRow) -> None:
-        self._metrics.row(command)
-        self._curve.add(command, *self._records.write_row(command, self._link.carried, self._watch.health))
-
-    def _do_keep_updates(self, command: do.KeepUpdates) -> None:
-        self._vectors.keep_updates(command.digests)
-        if self._kept is not None:
-            self._kept.forget(command.digests)
-
-    def _do_aggregate(self, command: do.Aggregate) -> None:
-        # On the loop: it takes about a millisecond for a small model, less than a thread's hand-over can.
-        event = self._merger.merge(command)
-        if self._kept is not None:
-            self._kept.merge(command, event)
-        self._events.append(event)
-
-    def _do_log_round(self, command: do.LogRound) -> None:
-        self._records.log_round(command)
-        self._metrics.logged(command)
-        if command.event == "committed":
-            self._quotas.round_seen(str(command.run_id), int(str(command.fields["round"])))
-        if self._kept is not None and command.event == "committed":
-            self._kept.commit(str(command.fields["sha256"]))
-
-    def _do_finish(self, command: do.RunFinished) -> None:
-        sha256 = command.ref.sha256
-        self._records.finish(command, self._vectors.model(sha256))
-        self._metrics.finished()
-        self._curve.say_again()
-        # Exact counts of a board's data would undo what the run, or this board, has promised.
-        promised = {command.settings.privacy, self._config.run.privacy} != {"none"}
-        if self._worker is not None and not promised:
-            self._records.count_classes(command.ref, *self._worker.labels, self._worker.predicted(sha256))
-
-    def _do_set_status(self, command: do.SetStatus) -> None:
-        LOG.debug("%s", command.text)
-        self._status = command.text
-        self._tell_status()
-
-    def _tell_status(self) -> None:
-        self._notifier.send(STATUS="; ".join(filter(None, (self._status, self._cut_off))))
-
-    def _do_exit(self, command: do.Exit) -> None:
-        self._exit = command
 
 
 def _stamp() -> str:
