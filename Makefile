@@ -168,10 +168,10 @@ model: setup-models ## make a model's artifacts anew with TensorFlow (MODEL=mode
 	@.venv-models/bin/python -m models.export $(or $(MODEL),models/image_cnn.py)
 
 .PHONY: test
-test: ## what must pass: style, types, tests in all environments (boards: make test-boards)
+test: ## what must pass: style, types, tests in all environments, and the shortest one with boards (more: make test-boards)
 # TensorFlow is fetched while the code is read.
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint types setup-models
-	@$(MAKE) --no-print-directory test-main test-tflite test-models
+	@$(MAKE) --no-print-directory test-main test-tflite test-models test-boards-quick
 
 .PHONY: test-main
 test-main: setup-test mosquitto chromium ## the tests, but for those that need tflite-runtime or TensorFlow

@@ -23,9 +23,10 @@ pytestmark = pytest.mark.tensorflow
 
 ROOT = Path(__file__).parent.parent
 BATCH, CLASSES = 16, 5
-SEEDS = range(1, 13)
-#: make test tries the first of them, make test-again the rest.
-SOME = [pytest.param(seed, marks=[pytest.mark.again] if seed > 4 else []) for seed in SEEDS]
+SEEDS, MORE = range(1, 5), range(5, 13)
+#: The later ones by `make test-again` only.
+EACH = [*SEEDS, *(pytest.param(seed, marks=pytest.mark.again) for seed in MORE)]
+TOGETHER = [SEEDS, pytest.param(MORE, marks=pytest.mark.again)]
 
 
 @pytest.fixture(scope="module")
@@ -505,7 +506,7 @@ def test_all_of_a_kernels_gradient_flows(quantization: Any) -> None:
 # ---------------------------------------------------------------------- the training graph
 
 
-@pytest.mark.parametrize("seed", SOME)
+@pytest.mark.parametrize("seed", EACH)
 def test_the_trained_model_shares_its_layers_and_infers_as_before(quantization: Any, seed: int) -> None:
     model = random_model(seed)
     x = images(model, 4).astype(np.float32)
@@ -609,7 +610,7 @@ def test_a_board_trains_as_tensorflow_does(quantization: Any, mode: str) -> None
 # ---------------------------------------------------------------------- the integer file
 
 
-@pytest.mark.parametrize("seed", SOME)
+@pytest.mark.parametrize("seed", EACH)
 def test_a_board_writes_what_tensorflow_converts_and_what_was_trained(quantization: Any, seed: int) -> None:
     model = random_model(seed)
     plan = quantization.plan.make_plan(model)
@@ -803,11 +804,12 @@ def test_the_example_of_the_boards_tests_is_what_this_source_makes() -> None:
     assert hashlib.sha256(written).hexdigest() == digest
 
 
-def test_the_older_interpreter_gives_the_same_classes(quantization: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", TOGETHER, ids=["some", "more"])
+def test_the_older_interpreter_gives_the_same_classes(quantization: Any, tmp_path: Path, seeds: range) -> None:
     python = ROOT / ".venv-tflite/bin/python"
     if not python.exists():
         pytest.skip("tflite-runtime has no wheel for this Python: make test makes no environment with it")
-    for seed in SEEDS:
+    for seed in seeds:
         model = random_model(seed)
         plan = quantization.plan.make_plan(model)
         trained = quantization.training.prepare(model, plan, "full")
@@ -828,7 +830,7 @@ def test_the_older_interpreter_gives_the_same_classes(quantization: Any, tmp_pat
         np.savez(tmp_path / f"{seed}.npz", x=x, found=found / quantum)
     script = (
         "import sys, numpy as np\nsys.path[:0] = ['.', 'tests']\nfrom test_models_int8 import logits_of\n"
-        f"for seed in range({SEEDS.start}, {SEEDS.stop}):\n"
+        f"for seed in range({seeds.start}, {seeds.stop}):\n"
         "    stored = np.load(f'{sys.argv[1]}/{seed}.npz')\n"
         "    found, quantum = logits_of(open(f'{sys.argv[1]}/{seed}.tflite', 'rb').read(), stored['x'])\n"
         "    print(seed, np.abs(found / quantum - stored['found']).max())\n"
@@ -838,6 +840,6 @@ def test_the_older_interpreter_gives_the_same_classes(quantization: Any, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [int(seed) for seed, _ in lines] == list(SEEDS)
+    assert [int(seed) for seed, _ in lines] == list(seeds)
     # Their kernels round products differently.
     assert all(float(distance) <= 12 for _, distance in lines), done.stdout
