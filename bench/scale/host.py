@@ -41,7 +41,7 @@ class Hosted(Daemon):
     @property
     def ended(self) -> bool:
         """It has told the protocol that it ends."""
-        return self._exit is not None
+        return self._effects.exit is not None
 
     def turn(self) -> None:
         """Do what there is to do."""
