@@ -235,6 +235,9 @@ class Measuring:
         latest = onlooker.latest()
         assert latest is not None
         victim, document = latest
+        if victim not in fleet.alone:
+            self._say(f"no election: {victim} leads after one of several terms, and shares its process with others")
+            return
         killed_s = time.monotonic()
         fleet.fleet.kill(victim)
 
