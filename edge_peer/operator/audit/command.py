@@ -131,6 +131,8 @@ def _check_end(run: Path, log: RoundLog, final: tuple[ModelRef, GlobalModel] | N
     ref = final[0]
     if not any((round_, sha256) == (ref.round, ref.sha256) for _, round_, sha256 in log.ends):
         verdict.fault(f"{MODEL}: is {ref.sha256[:12]} of round {ref.round}, and no log tells of such an end")
+    if log.commits and ref.round > 0 and ref.term not in {commit.term for commit in log.commits}:
+        verdict.fault(f"{MODEL}: is of term {ref.term}, in which no log tells of a round")
     known = {commit.made for commit in log.commits}
     for line, round_, sha256 in log.ends:
         if (round_, sha256) != (ref.round, ref.sha256):
