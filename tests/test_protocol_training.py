@@ -9,6 +9,7 @@ import pytest
 from edge_peer.protocol import commands as do
 from edge_peer.protocol import events as ev
 from edge_peer.protocol.messages import FINISHED, Report, Round
+from edge_peer.protocol.selection import why_not
 from edge_peer.protocol.state import RunRecord, SavedState
 from edge_peer.protocol.topics import EVALUATION, MODEL, PRESENCE
 from tests.sim.hand import RUN, TIMING, Hand, digest, presence, ref, round_document
@@ -200,6 +201,19 @@ def test_who_is_missed_but_there_says_so(reason: str, answers: int) -> None:  # 
     hand.wait(TIMING.resend_s)
     hand.hear("b", replace(missed, beat=3))
     assert len(hand.published(PRESENCE)) == said + 2 * answers
+
+
+def test_who_has_another_model_says_that_it_is_there_when_it_is_not_heard() -> None:  # M4, C8
+    """It trains nothing, but is one of the majority that a controller has to hear."""
+    theirs = round_document("b", base=ref(0), model_digest=digest("model b"))
+    hand = following(theirs)
+    said = len(hand.published(PRESENCE))
+    why = why_not(hand.published(PRESENCE)[-1], digest("model b"))
+    assert "deploy the same artifacts" in why
+    hand.hear("b", replace(theirs, beat=1, missing={"a": why[:300]}))
+    assert len(hand.published(PRESENCE)) == said, "nothing new"
+    hand.hear("b", replace(theirs, beat=2, missing={"a": "not heard: of the roster 1 are, and it takes 2"}))
+    assert len(hand.published(PRESENCE)) == said + 1
 
 
 def test_a_controller_with_another_model_is_told_off_once() -> None:  # R7

@@ -20,7 +20,7 @@ from edge_peer.protocol.events import (
 from edge_peer.protocol.memories import Memories
 from edge_peer.protocol.messages import FINISHED, TRAINING, Round
 from edge_peer.protocol.run_settings import WHOLE
-from edge_peer.protocol.selection import is_choice
+from edge_peer.protocol.selection import is_choice, why_not
 from edge_peer.protocol.state import RunRecord
 from edge_peer.protocol.tensors import ModelRef, UpdateOffer
 from edge_peer.protocol.topics import MODEL
@@ -111,6 +111,8 @@ class Trainer:
         self._wake_s = float("inf")
         if not self._has_same_model(controller, document):
             self._stop_training_unless(None)
+            # It trains nothing, and counts all the same where a majority of the roster has to be heard.
+            self._answer_if_missed(document)
             return
         self._seen = (document.session, document.term, document.beat)
         self._adopt(document)
@@ -227,7 +229,10 @@ class Trainer:
         """Taken for gone, but here: say so, at once for each opening of a round, and again while it does not help."""
         context = self._context
         reason = document.missing.get(context.peer)
-        if reason is None or is_choice(reason, context.presence().note):
+        presence = context.presence()
+        if reason is None or is_choice(reason, presence.note):
+            return
+        if reason == why_not(presence, document.model_digest)[:300]:
             return
         opening = (document.term, document.round, document.attempt)
         if self._reported_missing != opening or context.now_s >= self._reported_s + context.timing.resend_s:
