@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edge_peer.errors import LocalProtocolError
 from edge_peer.protocol import commands as do
+from edge_peer.protocol.events import ModelReceived
 from edge_peer.protocol.messages import FINISHED, Presence, Round, Stop
 from edge_peer.protocol.roster import Roster
 from edge_peer.protocol.settings import PeerSettings
@@ -61,6 +62,8 @@ class Context:
         self.rounds: dict[str, tuple[Round, float]] = {}
         self.stops: dict[str, Stop] = {}
         self.models: set[str] = {settings.initial_sha256}
+        #: A model of each peer of whom nothing else is known yet, oldest first; the shell holds them, too.
+        self.unvouched: dict[str, ModelReceived] = {}
         if state.held is not None:
             self.models.add(state.held.sha256)
         self.run = state.run

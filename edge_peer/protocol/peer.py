@@ -36,6 +36,8 @@ EVERYONE_READS = (PRESENCE, ROUND, MODEL, DELTA, STOP, START)
 CONTROLLER_READS = (UPDATE, EVALUATION)
 #: More global models than this are never held; the oldest are of no use to anybody.
 MODELS_MAX = 8
+#: Models of peers of whom nothing else is known yet, beside those.
+UNVOUCHED_MAX = 3
 
 
 class Peer:
@@ -55,8 +57,6 @@ class Peer:
         self._leaders = Leaders(self._context)
         self._documents = Documents(self._context, self._leaders)
         self._controller: Controller | None = None
-        #: A model of each peer of whom nothing else is known yet.
-        self._unvouched: dict[str, ev.ModelReceived] = {}
         self._following: str | None = None
         self._grace_s: float | None = None
         #: Until when a controller that leads on waits for those who were there before its connection was lost.
@@ -175,7 +175,9 @@ class Peer:
         self._lost_s = context.now_s
         self._documents.called = False
         self._following = None
-        self._unvouched.clear()
+        if context.unvouched:
+            context.unvouched.clear()
+            self._trainer.forget_unknown_models()
         self._election.on_disconnected()
         context.roster.disconnected()
 
@@ -184,8 +186,9 @@ class Peer:
             self._documents.of_another(event, self._controller, in_grace=self._grace_s is not None)
         elif self._documents.own(event, self._controller):
             self._give_up_name()
-        if event.peer in self._unvouched and self._context.roster.presence(event.peer) is not None:
-            self._on_model(self._unvouched.pop(event.peer))
+        unvouched = self._context.unvouched
+        if event.peer in unvouched and self._context.roster.presence(event.peer) is not None:
+            self._on_model(unvouched.pop(event.peer))
 
     def _give_up_name(self) -> None:
         context = self._context
@@ -199,10 +202,15 @@ class Peer:
         context = self._context
         sender = context.roster.presence(event.peer)
         if sender is not None and sender.model_digest != context.settings.model_digest:
+            self._trainer.forget_unknown_models()
             return
         if sender is None and event.peer != context.peer and context.roster.admits(event.peer):
             # Retained documents come in any order, and its presence tells whether its model is of this peer's kind.
-            self._unvouched[event.peer] = event
+            context.unvouched.pop(event.peer, None)
+            context.unvouched[event.peer] = event
+            if len(context.unvouched) > UNVOUCHED_MAX:
+                del context.unvouched[next(iter(context.unvouched))]
+            self._trainer.forget_unknown_models()
             return
         context.models.add(event.ref.sha256)
         if len(context.models) > MODELS_MAX:

@@ -275,7 +275,13 @@ class Trainer:
         held = self._context.state.held
         keep = self._kept | {self._context.settings.initial_sha256, *but} | ({held.sha256} if held else set())
         self._context.models &= keep
-        self._context.emit(do.KeepModels(keep))
+        self.forget_unknown_models(keep)
+
+    def forget_unknown_models(self, keep: frozenset[str] = frozenset()) -> None:
+        """Let go of what came and is none of the models that are known, nor one whose sender may yet be."""
+        context = self._context
+        waiting = {event.ref.sha256 for event in context.unvouched.values()}
+        context.emit(do.KeepModels(keep | self._kept | context.models | waiting))
 
     def _train(self, controller: str, document: Round, base: ModelRef) -> None:
         context = self._context
