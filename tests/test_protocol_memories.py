@@ -57,6 +57,17 @@ def following(state: SavedState | None = None, round_: int = 1) -> Hand:
     return hand
 
 
+def test_a_list_that_came_before_the_update_holds_when_the_run_goes_on_from_its_model() -> None:  # T8
+    memories = Memories("a", ())
+    memories.hear(opening(2, {"c": sha(1, 5)}))
+    # Another controller, who has not heard of that model, asks for the round again.
+    memories.made(key(1), sha(1))
+    memories.sent(sha(1))
+    assert memories.before(key(2)) == sha(1)
+    memories.hear(opening(2))
+    assert memories.before(key(2)) is None
+
+
 def test_the_first_training_begins_without_a_memory() -> None:  # T8
     assert training(following()).after is None
 

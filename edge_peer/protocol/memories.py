@@ -28,6 +28,8 @@ class Memories:
         self._memories = sorted(memories, key=lambda it: it.round)
         #: Digests of updates of which this process knows that they are in no model: never sent, or not counted.
         self._idle: set[str] = set()
+        #: By model, which own update is in it, as the controller that has closed its round says; the newest last.
+        self._told: dict[str, str | None] = {}
 
     def made(self, key: TrainingKey, digest: str) -> None:
         """The shell keeps a memory with the update that was just made, in place of any of that round or a later one."""
@@ -43,14 +45,22 @@ class Memories:
         """Learn whether an update was counted in the round that has made the document's base.
 
         A controller that did not close that round itself lists nobody. Then the update is taken for counted if it was
-        sent, because the round went on; so it is when this peer did not hear the document that lists it.
+        sent, because the round went on; so it is when this peer did not hear the document that lists it. What it has
+        heard of a model holds whenever the run goes on from that one, whoever was sent the update meanwhile.
         """
         base, counted = document.base, document.closed_accepted
-        if base is None or not counted:
+        if base is None:
+            return
+        if counted:
+            self._told.pop(base.sha256, None)
+            self._told[base.sha256] = counted.get(self._peer)
+            if len(self._told) > MEMORIES_MAX:
+                del self._told[next(iter(self._told))]
+        if base.sha256 not in self._told:
             return
         for it in self._memories:
             if (it.run_id, it.round) == (base.run_id, base.round):
-                if counted.get(self._peer) == it.digest:
+                if self._told[base.sha256] == it.digest:
                     self._idle.discard(it.digest)
                 else:
                     self._idle.add(it.digest)
