@@ -68,6 +68,14 @@ def test_a_list_that_came_before_the_update_holds_when_the_run_goes_on_from_its_
     assert memories.before(key(2)) is None
 
 
+def test_an_update_that_is_made_again_may_have_been_sent_by_an_earlier_process() -> None:  # T8
+    memories = Memories("a", (Memory("run", 1, sha(1)),))
+    memories.made(key(1), sha(1))
+    assert memories.before(key(2)) == sha(1)
+    memories.made(key(1), sha(1, 1))
+    assert memories.before(key(2)) is None, "never sent"
+
+
 def test_the_first_training_begins_without_a_memory() -> None:  # T8
     assert training(following()).after is None
 

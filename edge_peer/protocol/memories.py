@@ -34,8 +34,10 @@ class Memories:
     def made(self, key: TrainingKey, digest: str) -> None:
         """The shell keeps a memory with the update that was just made, in place of any of that round or a later one."""
         earlier = [it for it in self._memories if it.run_id == key.run_id and it.round < key.round]
+        # The same update as before may have been sent then, by an earlier process of this peer.
+        sent = {it.digest for it in self._memories} - self._idle
         self._memories = [*earlier, Memory(key.run_id, key.round, digest)][-MEMORIES_MAX:]
-        self._idle = {digest} | (self._idle & {it.digest for it in earlier})
+        self._idle = ({digest} - sent) | (self._idle & {it.digest for it in earlier})
 
     def sent(self, digest: str) -> None:
         """The update goes to a controller, for the first time or again: from now on it may be counted."""
